@@ -1,0 +1,30 @@
+//go:build !linux
+
+package sockstat
+
+// Supported tells whether this system answers TCP questions at all.
+const Supported = false
+
+// ReadTCPInfo is not known here.
+func ReadTCPInfo(int) (TCPInfo, error) { return TCPInfo{}, ErrUnknown }
+
+// Waiting is not known here.
+func Waiting(int) (int, error) { return 0, ErrUnknown }
+
+// Receive is not done here.
+func Receive(int, []byte) (int, error) { return 0, ErrUnknown }
+
+// PendingError is not known here: nil, none seen.
+func PendingError(int) error { return nil }
+
+// Unacknowledged is not known here.
+func Unacknowledged(int) (int, error) { return 0, ErrUnknown }
+
+// NoDelay is left to the net package, which sets it on every TCP connection.
+func NoDelay(int) error { return nil }
+
+// Apply is not known here; the server falls back to the net package's keepalive.
+func Apply(int, Options) error { return ErrUnknown }
+
+// ResetOnClose is not known by descriptor here.
+func ResetOnClose(int) error { return ErrUnknown }
