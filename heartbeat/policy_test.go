@@ -1,0 +1,176 @@
+package heartbeat
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPolicyDefaults(t *testing.T) {
+	assert.Equal(t, Policy{5 * time.Second, 15 * time.Second}, Policy{}.OrDefault())
+	assert.Equal(t, Policy{time.Second, 3 * time.Second}, Policy{Interval: time.Second}.OrDefault())
+	assert.Equal(t, Policy{time.Second, 3 * time.Second}, Policy{Timeout: 3 * time.Second}.OrDefault())
+	assert.Equal(t, Policy{5 * time.Second, time.Minute}, Policy{Timeout: time.Minute}.OrDefault())
+}
+
+func TestPolicyValidate(t *testing.T) {
+	for _, c := range []struct {
+		p    Policy
+		want string
+	}{
+		{Policy{}, ""},
+		{Policy{Interval: time.Second}, ""},
+		{Policy{time.Second, 1001 * time.Millisecond}, ""},
+		{Policy{Interval: -1}, "Interval: -1ns is negative"},
+		{Policy{Timeout: -time.Second}, "Timeout: -1s is negative"},
+		{Policy{time.Second, time.Second}, "Timeout: 1s is not longer than Interval, 1s"},
+	} {
+		err := c.p.Validate()
+		if c.want == "" {
+			assert.NoError(t, err)
+		} else {
+			assert.EqualError(t, err, c.want)
+		}
+	}
+}
+
+// peer simulates one session under a Policy: the clock jumps to when the Judge wants to look (or
+// further, when the server is away), and every Ping is answered after rtt, or never.
+type peer struct {
+	p         Policy
+	seed      uint32
+	rtt       time.Duration // < 0: never answers
+	now       time.Duration
+	heard     time.Duration
+	firstPing time.Duration
+	lastPing  time.Duration
+	pings     int
+	sent      int
+	suspected bool
+	suspects  []time.Duration // silence at each
+}
+
+// look lets the Judge look once and reports the verdict and the next look.
+func (s *peer) look() (Verdict, time.Duration) {
+	if s.rtt >= 0 && s.pings > 0 && s.now >= s.firstPing+s.rtt {
+		s.heard, s.pings, s.suspected = s.firstPing+s.rtt, 0, false
+	}
+	v, next := s.p.Judge(Evidence{Policy: s.p, Silence: s.now - s.heard, Pings: s.pings, PingAge: s.now - s.firstPing,
+		LastPing: s.now - s.lastPing, Suspected: s.suspected, Seed: s.seed})
+	if v == Suspect {
+		s.suspected = true
+		s.suspects = append(s.suspects, s.now-s.heard)
+	}
+	if v == Ask || v == Suspect {
+		if s.pings == 0 {
+			s.firstPing = s.now
+		}
+		s.lastPing = s.now
+		s.pings++
+		s.sent++
+	}
+	return v, next
+}
+
+func TestPolicySilentPeer(t *testing.T) {
+	for seed := range uint32(200) {
+		s := &peer{p: Policy{}.OrDefault(), seed: seed, rtt: -1}
+		var firstAsk time.Duration
+		for {
+			v, next := s.look()
+			if v == Ask && firstAsk == 0 {
+				firstAsk = s.now
+			}
+			if v == Dead {
+				break
+			}
+			require.Positive(t, next, "at %v: %v", s.now, v)
+			s.now += next
+		}
+		assert.GreaterOrEqual(t, firstAsk, s.p.Interval/2)
+		assert.LessOrEqual(t, firstAsk, s.p.Interval*3/4)
+		assert.Equal(t, []time.Duration{s.p.Interval}, s.suspects)
+		assert.Equal(t, s.p.Timeout, s.now, "dead at the timeout")
+		assert.GreaterOrEqual(t, s.sent, 2)
+	}
+}
+
+func TestPolicyHealthyIdlePeerIsNeverSuspected(t *testing.T) {
+	for seed := range uint32(100) {
+		s := &peer{p: Policy{}.OrDefault(), seed: seed}
+		s.rtt = s.p.Interval/5 - time.Millisecond
+		for s.now < 100*s.p.Interval {
+			_, next := s.look()
+			s.now += next
+		}
+		assert.Empty(t, s.suspects)
+		assert.Greater(t, s.sent, 90)
+	}
+}
+
+// A server that was away for longer than the timeout asks before it judges, and convicts no peer
+// that answers then.
+func TestPolicyServerAway(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for range 2000 {
+		s := &peer{p: Policy{}.OrDefault(), seed: rnd.Uint32(), rtt: s20(rnd)}
+		for range 50 {
+			v, next := s.look()
+			require.NotEqual(t, Dead, v, "silence %v", s.now-s.heard)
+			require.Positive(t, next)
+			s.now += next
+			if rnd.IntN(5) == 0 {
+				s.now += time.Duration(rnd.Int64N(int64(time.Minute)))
+			}
+		}
+	}
+}
+
+func s20(rnd *rand.Rand) time.Duration { return time.Duration(rnd.IntN(1000)) * time.Millisecond }
+
+// The same, for a peer that is really dead: being away only postpones the end, by at most
+// Timeout-Interval after the first Ping.
+func TestPolicyServerAwayStillConvicts(t *testing.T) {
+	s := &peer{p: Policy{}.OrDefault(), seed: 7, rtt: -1, now: time.Hour}
+	v, next := s.look()
+	require.Equal(t, Ask, v, "nobody has asked yet")
+	asked := s.now
+	for v != Dead {
+		s.now += next
+		v, next = s.look()
+	}
+	assert.Equal(t, s.p.Timeout-s.p.Interval, s.now-asked)
+	assert.GreaterOrEqual(t, s.sent, 2)
+}
+
+func TestJitterSpreads(t *testing.T) {
+	p := Policy{}.OrDefault()
+	const sessions, buckets = 15000, 12
+	var count [buckets]int
+	for seed := range uint32(sessions) {
+		count[int((p.askAfter(seed)-p.Interval/2)*buckets/(p.Interval/4))]++
+	}
+	for _, n := range count {
+		assert.InDelta(t, sessions/buckets, n, sessions/buckets/10)
+	}
+}
+
+func ExamplePolicy() {
+	p := Policy{Interval: 5 * time.Second, Timeout: 15 * time.Second}
+	v, next := p.Judge(Evidence{Silence: 4 * time.Second})
+	fmt.Println(v, next)
+	v, _ = p.Judge(Evidence{Silence: 5 * time.Second, Pings: 1, PingAge: 2 * time.Second})
+	fmt.Println(v)
+	v, _ = p.Judge(Evidence{Silence: 15 * time.Second, Pings: 2, PingAge: 12 * time.Second, Suspected: true})
+	fmt.Println(v)
+	// Output:
+	// ask 1.25s
+	// suspect
+	// dead
+}
