@@ -1,0 +1,142 @@
+package server
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+// A Config sets the limits of a Server. The zero value is right for most games. New checks it once;
+// nothing is clipped silently.
+type Config struct {
+	// Policy says how long a peer may be silent. If zero, it is asked within 5 s and dead after 15 s.
+	// TCP keepalive and TCP_USER_TIMEOUT of every connection are derived from it.
+	Policy heartbeat.Policy
+	// Judge decides on silences in Policy's place. If nil, each session's Policy is its own judge.
+	Judge heartbeat.Judge
+
+	// HandshakeTimeout is the time from OnOpen to the first complete frame. If zero, it is 10 s.
+	HandshakeTimeout time.Duration
+	// FrameTimeout is the time from a frame's first byte to its last. If zero, it is 10 s.
+	FrameTimeout time.Duration
+	// WriteTimeout is how long the peer may take none of what waits for it. If zero, it is Policy.Timeout.
+	WriteTimeout time.Duration
+	// CloseTimeout is how long the server waits for the peer's FIN once a Goodbye has left or has
+	// come. If zero, it is 3 s.
+	CloseTimeout time.Duration
+	// Tick is the grain of the clock that drives all of these: they are told at most two ticks late,
+	// never early. If zero, it is 100 ms, or a tenth of Policy.Interval where that is shorter, but no
+	// less than 5 ms. At most a quarter of Policy.Interval.
+	Tick time.Duration
+
+	// Loops is the number of event loops. If zero, it is GOMAXPROCS.
+	Loops int
+	// ConnsMax is the most connections held at a time; one more is told ServerFull and reset. If
+	// zero, there is no limit but the process's descriptors.
+	ConnsMax int
+	// PayloadMax is the longest payload of a frame, in bytes, with the default codec. If zero, it is
+	// 64 KiB.
+	PayloadMax int
+	// BacklogMax is the most bytes that may wait for a peer that does not read: above it the session
+	// ends with PeerSlow, and a Send beyond it within one loop turn returns ErrBacklogFull. The
+	// kernel's own buffers come on top. If zero, it is 1 MiB.
+	BacklogMax int
+	// NewCodec returns the codec of one new connection; a codec without state may be the same value
+	// each time. If nil, it is codec.Binary with PayloadMax. Decode is called on the session's loop,
+	// AppendFrame by whoever sends, one at a time: a codec whose halves share state must guard it.
+	NewCodec func() codec.Codec
+
+	// Logger takes the few lines that the library writes: a handler's panic, an accept that fails. If
+	// nil, it is slog.Default(). gnet's own lines go there at Debug level.
+	Logger *slog.Logger
+}
+
+// Defaults of Config fields that are zero.
+const (
+	defaultHandshakeTimeout = 10 * time.Second
+	defaultFrameTimeout     = 10 * time.Second
+	defaultCloseTimeout     = 3 * time.Second
+	defaultTick             = 100 * time.Millisecond
+	defaultTickMin          = 5 * time.Millisecond
+	tickMin                 = time.Millisecond
+	defaultBacklogMax       = 1 << 20
+	loopsMax                = 255 // gnet numbers loops in a byte
+)
+
+// withDefaults checks c and fills its zero fields in.
+func (c Config) withDefaults() (Config, error) {
+	if err := c.Policy.Validate(); err != nil {
+		return c, fmt.Errorf("server: Config.Policy.%w", err)
+	}
+	c.Policy = c.Policy.OrDefault()
+	for _, d := range []struct {
+		field string
+		value *time.Duration
+		zero  time.Duration
+	}{
+		{"HandshakeTimeout", &c.HandshakeTimeout, defaultHandshakeTimeout},
+		{"FrameTimeout", &c.FrameTimeout, defaultFrameTimeout},
+		{"WriteTimeout", &c.WriteTimeout, c.Policy.Timeout},
+		{"CloseTimeout", &c.CloseTimeout, defaultCloseTimeout},
+		{"Tick", &c.Tick, max(min(defaultTick, c.Policy.Interval/10), defaultTickMin)},
+	} {
+		if *d.value < 0 {
+			return c, fmt.Errorf("server: Config.%s: %v is negative", d.field, *d.value)
+		}
+		if *d.value == 0 {
+			*d.value = d.zero
+		}
+	}
+	if c.Tick < tickMin {
+		return c, fmt.Errorf("server: Config.Tick: %v is shorter than %v", c.Tick, tickMin)
+	}
+	if err := checkGrain(c.Policy, c.Tick); err != nil {
+		return c, fmt.Errorf("server: Config.Tick: %w", err)
+	}
+	if c.PayloadMax < 0 || c.PayloadMax > codec.PayloadLimit {
+		return c, fmt.Errorf("server: Config.PayloadMax: %d is not between 0 and %d", c.PayloadMax, codec.PayloadLimit)
+	}
+	if c.PayloadMax == 0 {
+		c.PayloadMax = codec.DefaultPayloadMax
+	}
+	if c.NewCodec == nil {
+		binary := codec.Codec(codec.Binary{PayloadMax: c.PayloadMax})
+		c.NewCodec = func() codec.Codec { return binary }
+	}
+	for _, n := range []struct {
+		field     string
+		value     *int
+		zero, max int
+	}{
+		{"Loops", &c.Loops, min(runtime.GOMAXPROCS(0), loopsMax), loopsMax},
+		{"ConnsMax", &c.ConnsMax, 0, 1<<31 - 1},
+		{"BacklogMax", &c.BacklogMax, max(defaultBacklogMax, c.PayloadMax+codec.HeaderSize), 1<<31 - 1},
+	} {
+		if *n.value < 0 || *n.value > n.max {
+			return c, fmt.Errorf("server: Config.%s: %d is not between 0 and %d", n.field, *n.value, n.max)
+		}
+		if *n.value == 0 {
+			*n.value = n.zero
+		}
+	}
+	if least := c.PayloadMax + codec.HeaderSize; c.BacklogMax < least {
+		return c, fmt.Errorf("server: Config.BacklogMax: %d is too small for one frame of PayloadMax, %d", c.BacklogMax, least)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c, nil
+}
+
+// checkGrain says whether a policy can be kept with this tick: a Ping needs room between the ticks
+// at which it is sent and at which its answer is missed.
+func checkGrain(p heartbeat.Policy, tick time.Duration) error {
+	if p.Interval < 4*tick {
+		return fmt.Errorf("%v is too coarse for an Interval of %v: at most a quarter of it", tick, p.Interval)
+	}
+	return nil
+}

@@ -1,0 +1,247 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"go.uber.org/atomic"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/sockstat"
+)
+
+// phase is how far a conn has come.
+type phase uint8
+
+const (
+	opening   phase = iota // placed on a loop, OnOpen has not run
+	open                   // a session
+	closing                // ended by us in good order: what is queued, then a Goodbye, then the peer's FIN
+	lingering              // told to the application; the socket waits for the peer's FIN
+	closed                 // the socket is gone
+)
+
+// conn is the socket's half of a session: descriptor, loop, wheel id, buffers, record. Unless said
+// otherwise its fields belong to the loop's goroutine.
+type conn struct {
+	srv     *Server
+	loop    *loop
+	session *Session
+	sock    socket // nil before OnOpen and from OnClose on
+	fd      int
+	tcp     bool
+	phase   phase
+	id      uint32 // in the loop's wheel
+
+	codec  codec.Codec
+	needer codec.Needer // codec, if it can tell
+	need   int          // bytes that must be there before decoding is worth while
+	left   int          // bytes of an unfinished frame that gnet keeps for us
+
+	policy heartbeat.Policy
+	judge  heartbeat.Judge // nil: policy
+	liveness
+	progress
+
+	// Instants, as elapsed since the server's epoch.
+	openedAt time.Duration
+	frameAt  time.Duration // the unfinished frame's first byte
+	goneAt   time.Duration // the Goodbye has left or has come: CloseTimeout runs; 0: not yet
+	acquit   bool          // bytes waited at a handshake or frame deadline: one more look is granted
+
+	bytesIn, framesIn   uint64
+	bytesOut, framesOut uint64 // framesOut is guarded by mu
+	broken              error  // a system call of ours found the connection broken; gnet's read will end it
+	told                bool   // OnClose has been called
+	reset               bool   // we end it with an RST
+
+	opened atomic.Bool // OnOpen has begun
+	sealed atomic.Bool // end is set: nothing more goes in or out
+	mu     sync.Mutex  // guards the rest
+	out    []byte      // encoded and not flushed
+	dirty  bool        // a flush is due
+	end    *CloseError // the first cause
+}
+
+// newConn makes the conn for an accepted connection; it has no loop yet.
+func newConn(s *Server, remote netip.AddrPort, tcp bool) *conn {
+	c := &conn{srv: s, tcp: tcp, fd: -1, codec: s.cfg.NewCodec(), policy: s.cfg.Policy, judge: s.cfg.Judge}
+	c.needer, _ = c.codec.(codec.Needer)
+	c.session = &Session{c: c, remote: remote}
+	return c
+}
+
+// onOpen begins the session on its loop.
+func (c *conn) onOpen(sock socket) {
+	l, s := c.loop, c.srv
+	l.beginTurn()
+	c.sock, c.fd = sock, sock.Fd()
+	c.id = l.add(c)
+	c.phase = open
+	c.opened.Store(true)
+	c.openedAt = s.elapsed()
+	c.heard(l.tick)
+	if c.tcp {
+		c.applyOptions()
+	}
+	s.register(c.session)
+	c.mu.Lock()
+	c.dirty = true // what OnOpen sends is flushed below
+	c.mu.Unlock()
+	l.lookIn(c.id, min(s.cfg.HandshakeTimeout/2, c.policy.Interval/2))
+	if err := c.deliver(calledOpen, nil, 0); err != nil {
+		c.endByHandler(err)
+	}
+	c.flush()
+	c.finishIfEnded()
+	l.endTurn()
+}
+
+// onTraffic decodes what has arrived, and flushes once what that brought about.
+func (c *conn) onTraffic() {
+	l := c.loop
+	l.beginTurn()
+	n := c.sock.InboundBuffered()
+	c.bytesIn += uint64(n - c.left)
+	c.left = n
+	c.heard(l.tick)
+	if c.phase == open && n >= c.need {
+		c.mu.Lock()
+		c.dirty = true // one flush is due at the end of this turn, whoever sends meanwhile
+		c.mu.Unlock()
+		c.decode()
+		c.flush()
+	}
+	c.finishIfEnded()
+	if c.phase > open {
+		c.discard()
+	}
+	l.endTurn()
+}
+
+// discard drops all input: what comes after the end is nobody's.
+func (c *conn) discard() {
+	if c.sock != nil {
+		_, _ = c.sock.Discard(-1)
+		c.left, c.need = 0, 0
+	}
+}
+
+// decode takes as many frames as are whole.
+func (c *conn) decode() {
+	buf, err := c.sock.Peek(-1)
+	if err != nil {
+		c.setEnd(Internal, "peek", err, 0)
+		return
+	}
+	n, err := c.frames(buf)
+	if err != nil {
+		c.endByHandler(err)
+	}
+	if c.sealed.Load() {
+		return
+	}
+	if n > 0 {
+		_, _ = c.sock.Discard(n) // Discard(0) would drop everything
+		c.acquit = false
+	}
+	if rest := buf[n:]; len(rest) > 0 {
+		if n > 0 || c.frameAt == 0 {
+			c.frameAt = c.srv.elapsed()
+			c.loop.lookIn(c.id, c.srv.cfg.FrameTimeout)
+		}
+		c.need = len(rest) + 1
+		if c.needer != nil {
+			c.need = max(c.need, c.needer.Need(rest))
+		}
+		c.left = len(rest)
+	} else {
+		c.need, c.left, c.frameAt = 0, 0, 0
+	}
+}
+
+// frames dispatches the whole frames at the start of buf and returns their length. It stops where
+// the session ends.
+func (c *conn) frames(buf []byte) (n int, err error) {
+	defer c.caught("codec", &err)
+	for n < len(buf) && !c.sealed.Load() {
+		f, size, err := c.codec.Decode(buf[n:])
+		if err != nil {
+			c.setEnd(PeerProtocol, err.Error(), err, 0)
+			return n, nil
+		}
+		if size == 0 {
+			return n, nil
+		}
+		if size < 0 || size > len(buf)-n {
+			return n, fmt.Errorf("server: %T.Decode returned a length of %d for %d bytes", c.codec, size, len(buf)-n)
+		}
+		n += size
+		c.framesIn++
+		c.dispatch(f)
+	}
+	return n, nil
+}
+
+// dispatch acts on one frame.
+func (c *conn) dispatch(f codec.Frame) {
+	switch f.Type {
+	case codec.Data:
+		if err := c.deliver(calledMessage, f.Payload, 0); err != nil {
+			c.endByHandler(err)
+		}
+	case codec.Ping:
+		c.queue(codec.Frame{Type: codec.Pong, Payload: f.Payload})
+	case codec.Pong:
+		c.onPong(f.Payload)
+	case codec.Goodbye:
+		code, text, err := codec.ParseGoodbye(f.Payload)
+		if err != nil {
+			c.setEnd(PeerProtocol, err.Error(), err, 0)
+			return
+		}
+		c.setEnd(PeerGoodbye, text, nil, Reason(code))
+	case codec.Raw:
+		c.mu.Lock()
+		c.out = append(c.out, f.Payload...)
+		c.mu.Unlock()
+	default:
+		err := fmt.Errorf("server: a %v frame is not allowed now", f.Type)
+		c.setEnd(PeerProtocol, err.Error(), err, 0)
+	}
+}
+
+// applyOptions sets the socket options that follow from the policy. Linux's tcp(7): KEEPIDLE and
+// KEEPINTVL are whole seconds; KEEPCNT counts for nothing once TCP_USER_TIMEOUT is set. The kernel's
+// timeout is only the backstop for a loop that is itself stuck, so it is later than every verdict of
+// ours: it would also end a live peer that does not read.
+func (c *conn) applyOptions() {
+	if err := sockstat.NoDelay(c.fd); err != nil {
+		c.srv.log.Debug("pulsewheel: TCP_NODELAY", "err", err)
+	}
+	if err := sockstat.Apply(c.fd, kernelOptions(c.policy, c.srv.cfg.WriteTimeout, c.srv.cfg.Tick)); err != nil {
+		c.srv.log.Debug("pulsewheel: keepalive options", "err", err)
+	}
+}
+
+// kernelOptions derives the kernel's own watch from the heartbeat policy.
+func kernelOptions(p heartbeat.Policy, writeTimeout, tick time.Duration) sockstat.Options {
+	return sockstat.Options{
+		KeepIdle:     p.Interval,
+		KeepInterval: p.Interval,
+		UserTimeout:  max(p.Timeout, writeTimeout) + p.Interval + 2*tick,
+	}
+}
+
+// remoteOf returns a connection's peer; for a Unix socket it is the zero AddrPort.
+func remoteOf(nc net.Conn) netip.AddrPort {
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok && a != nil {
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

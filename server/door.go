@@ -1,0 +1,278 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/atomic"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+)
+
+const (
+	backoffMin = 5 * time.Millisecond // after an accept that failed
+	backoffMax = time.Second
+	hallPlaces = 256 // connections that wait for one loop; beyond it the kernel's queue holds them
+	inFlight   = 8   // of those, handed to gnet at a time: each is a goroutine there until OnOpen has run
+	patience   = 10 * time.Millisecond
+)
+
+// Listen opens a listener for Serve. addr is "tcp://host:port" or "unix:///path"; without a scheme
+// it is TCP. SO_REUSEADDR is set, so that a restart finds its port free.
+func Listen(addr string) (net.Listener, error) {
+	network, address, ok := strings.Cut(addr, "://")
+	if !ok {
+		network, address = "tcp", addr
+	}
+	switch network {
+	case "tcp", "tcp4", "tcp6", "unix":
+	default:
+		return nil, fmt.Errorf("server: Listen: %q: the network %q is not one of tcp, tcp4, tcp6, unix", addr, network)
+	}
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		return nil, fmt.Errorf("server: Listen: %w", err)
+	}
+	return ln, nil
+}
+
+// ListenAndServe listens on addr, as Listen does, and serves until Drain or Close. A port in use is
+// an error at once.
+func (s *Server) ListenAndServe(addr string) error {
+	ln, err := Listen(addr)
+	if err != nil {
+		return err
+	}
+	return s.Serve(ln)
+}
+
+// Serve accepts connections on ln until Drain or Close, and then returns ErrServerClosed; ln is
+// closed when it returns. It may be called for several listeners at a time. ln must give
+// *net.TCPConn or *net.UnixConn: a connection wrapped in something else has no socket that an event
+// loop could watch, and is an error.
+//
+// An accept that fails for want of descriptors or memory is tried again, with a growing pause; it
+// does not end the server.
+func (s *Server) Serve(ln net.Listener) error {
+	defer ln.Close()
+	if err := s.open(ln); err != nil {
+		return err
+	}
+	defer s.accepting.Done()
+	err := s.accept(ln)
+	s.mu.Lock()
+	delete(s.listeners, ln)
+	if s.closing {
+		err = ErrServerClosed
+	}
+	s.mu.Unlock()
+	return err
+}
+
+// open starts the loops if need be and enters ln.
+func (s *Server) open(ln net.Listener) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return ErrServerClosed
+	}
+	if err := s.start(); err != nil {
+		return err
+	}
+	s.listeners[ln] = struct{}{}
+	if s.addr == nil {
+		s.addr = ln.Addr()
+	}
+	s.accepting.Add(1)
+	return nil
+}
+
+// accept is the front door: it returns when the listener can give no more.
+func (s *Server) accept(ln net.Listener) error {
+	pause := time.Duration(0)
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			var errno syscall.Errno
+			if !errors.As(err, &errno) || !acceptPasses(errno) || errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("server: Serve: %w", err)
+			}
+			s.counters.acceptErrors.Inc()
+			if pause == 0 {
+				s.log.Warn("pulsewheel: accept fails; trying again until it works", "addr", ln.Addr().String(), "err", err)
+			}
+			pause = min(max(2*pause, backoffMin), backoffMax)
+			select {
+			case <-time.After(pause):
+			case <-s.stopping:
+			}
+			continue
+		}
+		if pause != 0 {
+			pause = 0
+			s.log.Warn("pulsewheel: accept works again", "addr", ln.Addr().String())
+		}
+		if err := s.admit(nc); err != nil {
+			return err
+		}
+	}
+}
+
+// admit places one accepted connection on a loop, or refuses it. An error means that no connection
+// of this listener can be served.
+func (s *Server) admit(nc net.Conn) error {
+	tcp := false
+	switch c := nc.(type) {
+	case *net.TCPConn:
+		tcp = true
+		if c.RemoteAddr() == nil { // already gone
+			_ = c.Close()
+			return nil
+		}
+		// gnet recycles the memory of the zone's name, which belongs to the net package.
+		for _, a := range []net.Addr{c.LocalAddr(), c.RemoteAddr()} {
+			if ta, ok := a.(*net.TCPAddr); ok && ta != nil {
+				ta.Zone = ""
+			}
+		}
+	case *net.UnixConn:
+		if c.RemoteAddr() == nil || c.RemoteAddr().Network() != "unix" {
+			_ = c.Close()
+			return errors.New("server: Serve: the listener gives Unix sockets that are not streams")
+		}
+	default:
+		_ = nc.Close()
+		return fmt.Errorf("server: Serve: the listener gives connections of type %T; only *net.TCPConn and *net.UnixConn can be served", nc)
+	}
+	c := newConn(s, remoteOf(nc), tcp)
+	if s.held.Inc() > int64(s.cfg.ConnsMax) && s.cfg.ConnsMax > 0 {
+		s.refuse(nc, c.codec)
+		return nil
+	}
+	h := s.choose()
+	h.loop.load.Inc()
+	c.loop = h.loop
+	if !tcpKeepAlive(nc, s.cfg) {
+		s.log.Debug("pulsewheel: keepalive could not be set", "peer", c.session.remote)
+	}
+	h.queue <- newcomer{nc, c}
+	return nil
+}
+
+// refuse tells a connection that is one too many so, and resets it: no TIME_WAIT stays here.
+func (s *Server) refuse(nc net.Conn, cdc codec.Codec) {
+	s.counters.refused.Inc()
+	s.release(nil)
+	payload, _ := codec.AppendGoodbye(nil, uint16(ServerFull), "the server is full")
+	if b, err := cdc.AppendFrame(nil, codec.Frame{Type: codec.Goodbye, Payload: payload}); err == nil {
+		_ = nc.SetWriteDeadline(time.Now().Add(patience)) // the send buffer of a new socket takes it at once
+		_, _ = nc.Write(b)
+	}
+	if tc, ok := nc.(*net.TCPConn); ok {
+		_ = tc.SetLinger(0)
+	}
+	_ = nc.Close()
+}
+
+// choose returns the hall of the loop with the fewest connections, of those that are not stuck; only
+// when every loop is, its choice makes the front door wait.
+func (s *Server) choose() *hall {
+	now := s.elapsed()
+	var best *hall
+	bestStuck, bestLoad := true, int32(0)
+	for _, h := range s.halls {
+		stuck, load := h.stuck(now), h.loop.load.Load()
+		if best == nil || bestStuck && !stuck || stuck == bestStuck && load < bestLoad {
+			best, bestStuck, bestLoad = h, stuck, load
+		}
+	}
+	return best
+}
+
+// hall is where accepted connections wait for their loop. gnet enrolls asynchronously, but keeps a
+// goroutine for each until OnOpen has run; so only a few are handed to it at a time, and a loop that
+// is blocked holds up its own newcomers alone.
+type hall struct {
+	srv     *Server
+	loop    *loop
+	queue   chan newcomer
+	handed  chan handed
+	since   atomic.Int64 // when the oldest connection handed to gnet was; 0: none is
+	waiting sync.WaitGroup
+}
+
+type newcomer struct {
+	nc net.Conn
+	c  *conn
+}
+
+// handed is a connection on its way through gnet; wait blocks until it has arrived, or failed.
+type handed struct {
+	c    *conn
+	at   time.Duration
+	wait func() error
+}
+
+func openHall(s *Server, l *loop) *hall {
+	h := &hall{srv: s, loop: l, queue: make(chan newcomer, hallPlaces), handed: make(chan handed, inFlight)}
+	h.waiting.Add(2)
+	go h.hand()
+	go h.await()
+	return h
+}
+
+// stuck tells whether a newcomer would have to wait: one has for longer than patience, or no place is free.
+func (h *hall) stuck(now time.Duration) bool {
+	since := time.Duration(h.since.Load())
+	return since != 0 && now-since > patience || len(h.queue) == cap(h.queue)
+}
+
+// hand gives connections to gnet in the order in which they came.
+func (h *hall) hand() {
+	defer h.waiting.Done()
+	defer close(h.handed)
+	for n := range h.queue {
+		at := h.srv.elapsed()
+		wait, err := h.srv.engine.enroll(n.nc, n.c)
+		if err != nil {
+			h.failed(err)
+			continue
+		}
+		h.since.CompareAndSwap(0, int64(at))
+		h.handed <- handed{n.c, at, wait}
+	}
+}
+
+// await sees each of them arrive.
+func (h *hall) await() {
+	defer h.waiting.Done()
+	for p := range h.handed {
+		h.since.Store(int64(p.at))
+		if err := p.wait(); err != nil {
+			h.failed(err)
+		} else if !p.c.opened.Load() {
+			h.failed(errors.New("the poller refused the descriptor"))
+		}
+		if len(h.handed) == 0 {
+			h.since.Store(0)
+		}
+	}
+}
+
+// failed gives up a connection that could not be enrolled: it has been closed.
+func (h *hall) failed(err error) {
+	h.srv.counters.acceptErrors.Inc()
+	h.srv.log.Warn("pulsewheel: an accepted connection could not be enrolled", "err", err)
+	h.srv.release(h.loop)
+}
+
+// close waits until all who have come are on their loop.
+func (h *hall) close() {
+	close(h.queue)
+	h.waiting.Wait()
+}

@@ -1,0 +1,304 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/internal/sockstat"
+)
+
+// setEnd records why the session ends. The first cause wins: it reports whether this was the first.
+// From then on nothing more is queued and nothing more is delivered. Any goroutine may call it.
+func (c *conn) setEnd(r Reason, detail string, err error, peerCode Reason) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end != nil {
+		return false
+	}
+	c.end = &CloseError{Reason: r, Detail: detail, Err: err, PeerCode: peerCode}
+	c.sealed.Store(true)
+	return true
+}
+
+// endByHandler ends the session with what a method of the Handler returned.
+func (c *conn) endByHandler(err error) {
+	var r Reason
+	if errors.As(err, &r) && r.Known() && r != ServerFull {
+		detail := ""
+		if err != error(r) {
+			detail = err.Error()
+		}
+		c.setEnd(r, detail, nil, 0)
+		return
+	}
+	c.setEnd(HandlerFailed, "", err, 0)
+}
+
+// finishIfEnded begins the end if something in this turn has brought it about.
+func (c *conn) finishIfEnded() {
+	if c.sealed.Load() {
+		c.finish()
+	}
+}
+
+// finish does, on the loop, what the recorded end asks for: reset, or the polite dance. Calling it
+// again changes nothing. After it the conn may be gone.
+func (c *conn) finish() {
+	if c.phase != open {
+		return
+	}
+	switch r := c.end.Reason; {
+	case r == PeerGoodbye:
+		c.linger()
+	case r.abrupt():
+		c.abort(r.told())
+	default:
+		c.phase = closing
+		c.mu.Lock()
+		_, err := c.encode(c.goodbye(), maxInt)
+		c.mu.Unlock()
+		if err != nil {
+			c.srv.log.Debug("pulsewheel: the codec refused a Goodbye", "err", err)
+		}
+		c.flush()
+		if c.phase == closing {
+			c.discard()
+			c.loop.lookIn(c.id, 0)
+		}
+	}
+}
+
+// goodbye is the frame that explains the recorded end.
+func (c *conn) goodbye() codec.Frame {
+	text, _ := codec.CutGoodbyeText(c.end.Detail)
+	payload, _ := codec.AppendGoodbye(nil, uint16(c.end.Reason), text)
+	return codec.Frame{Type: codec.Goodbye, Payload: payload}
+}
+
+// linger tells the end at once and lets the socket wait for the peer's FIN, which keeps TIME_WAIT
+// with the peer.
+func (c *conn) linger() {
+	c.flush()
+	if c.phase != open {
+		return
+	}
+	c.phase = lingering
+	c.goneAt = c.srv.elapsed()
+	c.loop.lookIn(c.id, c.srv.cfg.CloseTimeout)
+	c.tell(c.fd)
+	c.discard()
+}
+
+// abort resets the connection now, after a Goodbye if one is wanted and can be sent without waiting:
+// Linux lets a peer read what came before an RST.
+func (c *conn) abort(tell bool) {
+	if c.sock == nil {
+		return
+	}
+	c.sample(c.fd)
+	if tell && c.broken == nil {
+		c.flush()
+		if c.sock == nil {
+			return
+		}
+		if c.sock.OutboundBuffered() == 0 {
+			c.mu.Lock()
+			_, _ = c.encode(c.goodbye(), maxInt)
+			c.mu.Unlock()
+			c.flush()
+			if c.sock == nil {
+				return
+			}
+		}
+	}
+	c.reset = true
+	_ = c.sock.SetLinger(0)
+	c.srv.engine.close(c)
+}
+
+// onClose is gnet's word that the socket is being closed; its descriptor is open until onClose
+// returns. err is nil if we closed it.
+func (c *conn) onClose(err error) {
+	sock, fd := c.sock, c.fd
+	c.sock, c.fd = nil, -1
+	c.phase = closed
+	c.lost += sock.OutboundBuffered()
+	if !c.told {
+		if err != nil && !errors.Is(err, io.EOF) {
+			c.salvage(sock, fd)
+		}
+		c.setEnd(c.causeOf(fd, err)) // unless there is an end already
+		c.tell(fd)
+	}
+	c.loop.remove(c.id)
+	c.srv.release(c.loop)
+}
+
+// salvage takes what the peer had sent before a write of gnet's found the connection broken: gnet
+// writes what is queued before it reads, and closes without reading. The kernel keeps those bytes;
+// a Goodbye among them is the truer reason, and the messages are nobody's to lose.
+func (c *conn) salvage(sock socket, fd int) {
+	const most = 1 << 20 // more than a receive buffer is worth reading at an end
+	kept, err := sock.Peek(-1)
+	if err != nil || c.sealed.Load() {
+		return
+	}
+	buf := append([]byte(nil), kept...)
+	for len(buf) < most {
+		buf = slices.Grow(buf, 64<<10)
+		n, err := sockstat.Receive(fd, buf[len(buf):cap(buf)])
+		if n <= 0 || err != nil {
+			break
+		}
+		c.bytesIn += uint64(n)
+		buf = buf[:len(buf)+n]
+	}
+	if len(buf) > len(kept) {
+		if _, err := c.frames(buf); err != nil {
+			c.endByHandler(err)
+		}
+	}
+}
+
+// causeOf translates gnet's word for a close that we did not ask for. An errno that a system call of
+// ours has met comes first: asking took it from the socket, and what is read afterwards is only EOF.
+func (c *conn) causeOf(fd int, err error) (r Reason, detail string, cause error, peerCode Reason) {
+	switch {
+	case c.broken != nil:
+		err = c.broken
+	case err == nil: // the engine stops
+		return ServerShutdown, "", nil, 0
+	case err == io.EOF: // gnet's bare EOF: an event without data, whatever the truth
+		if pending := sockstat.PendingError(fd); pending != nil {
+			err = pending
+		}
+	}
+	r, detail = c.reasonOf(fd, err)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return r, detail, err, 0
+}
+
+// reasonOf says which reason an error of the socket is.
+func (c *conn) reasonOf(fd int, err error) (Reason, string) {
+	if errors.Is(err, io.EOF) {
+		return PeerClosed, ""
+	}
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return Internal, "an error without an errno"
+	}
+	if errno == errTimedOut {
+		return c.timedOut(fd)
+	}
+	if r, ok := errnoReasons[errno]; ok {
+		return r, ""
+	}
+	return Internal, "an errno that no rule names"
+}
+
+// timedOut says what the kernel's ETIMEDOUT is: TCP_USER_TIMEOUT also ends a live peer that does not
+// read. After it the kernel has cleared the counters, but last_data_recv, last_ack_recv and snd_wnd
+// still tell.
+func (c *conn) timedOut(fd int) (Reason, string) {
+	ti, err := sockstat.ReadTCPInfo(fd)
+	if err != nil {
+		return PathDead, ""
+	}
+	heard := min(ti.LastDataRecv, ti.LastAckRecv) <= c.policy.Interval+500*time.Millisecond
+	switch {
+	case ti.SndWnd != 0 && !heard:
+		return PathDead, ""
+	case ti.LastDataRecv < c.policy.Timeout:
+		return PeerSlow, "it sends, but does not read"
+	default:
+		return PeerFrozen, "its kernel answers, but it does not read"
+	}
+}
+
+// tell completes the record, fd being still open, and calls OnClose, once.
+func (c *conn) tell(fd int) {
+	c.told = true
+	c.sample(fd)
+	s := c.session
+	end := c.end
+	now := c.srv.elapsed()
+	c.mu.Lock()
+	queued := len(c.out)
+	c.out = nil
+	framesOut := c.framesOut
+	c.mu.Unlock()
+	end.Record = Record{
+		Age: now - c.openedAt, Idle: min(s.Idle(), now-c.openedAt),
+		BytesIn: c.bytesIn, BytesOut: c.bytesOut + uint64(queued), FramesIn: c.framesIn, FramesOut: framesOut,
+		RTT: s.RTT(), Pings: c.pings, Unsent: c.lost + queued, Reset: c.reset,
+	}
+	if c.sampled.Known() {
+		end.Record.TCPState = c.state
+		end.Record.TCP, end.Record.TCPAge = c.sampled, now-c.sampledAt
+	}
+	s.stopTimers()
+	c.srv.unregister(s, end.Reason)
+	_ = c.deliver(calledClose, nil, 0)
+	s.finished()
+}
+
+// called names the methods of Handler.
+type called string
+
+const (
+	calledOpen    called = "OnOpen"
+	calledMessage called = "OnMessage"
+	calledSuspect called = "OnSuspect"
+	calledRecover called = "OnRecover"
+	calledClose   called = "OnClose"
+	calledPost    called = "Post"
+)
+
+// deliver calls one method of the Handler and turns a panic into an error.
+func (c *conn) deliver(m called, payload []byte, why Suspicion) (err error) {
+	defer c.caught(m, &err)
+	switch h, s := c.srv.handler, c.session; m {
+	case calledMessage:
+		return h.OnMessage(s, payload)
+	case calledOpen:
+		return h.OnOpen(s)
+	case calledSuspect:
+		h.OnSuspect(s, why)
+	case calledRecover:
+		h.OnRecover(s)
+	case calledClose:
+		h.OnClose(s, c.end)
+	}
+	return nil
+}
+
+// caught, deferred, turns a panic in application code into an error and logs it with its stack.
+func (c *conn) caught(m called, err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("panic in %s: %v", m, p)
+		c.srv.log.Error("pulsewheel: panic", "in", string(m), "session", c.session.id, "panic", p, "stack", string(debug.Stack()))
+	}
+}
+
+// runPost runs what Session.Post or a timer brought; a panic in it ends the session.
+func (c *conn) runPost(f func()) {
+	err := c.guarded(f)
+	if err != nil {
+		c.endByHandler(err)
+	}
+	c.finishIfEnded()
+}
+
+func (c *conn) guarded(f func()) (err error) {
+	defer c.caught(calledPost, &err)
+	f()
+	return nil
+}

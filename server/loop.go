@@ -1,0 +1,207 @@
+package server
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/atomic"
+
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+const (
+	sweepBatch  = 16                   // looks between two readings of the clock
+	sweepBudget = time.Millisecond / 2 // of a loop turn: close(2) alone takes 16 to 20 us
+)
+
+// loop is our half of one event loop: its wheel, and what other goroutines want done on it. Unless
+// said otherwise its fields belong to the loop's goroutine.
+type loop struct {
+	srv   *Server
+	index int
+
+	tick    heartbeat.Tick // the clock as this loop has last seen it
+	wheel   *heartbeat.Wheel
+	entries []entry  // by wheel id
+	free    []uint32 // wheel ids to be used again
+	look    func(id uint32, last heartbeat.Tick) heartbeat.Tick
+
+	mu     sync.Mutex // guards the rest
+	dirty  []*conn    // have something to flush
+	posts  []post
+	spare  []*conn // dirty's other half
+	woken  bool    // Run is under way
+	last   bool    // no more after what is posted now
+	closed bool
+
+	_       [64]byte      // what the ticker reads stays off the loop's cache lines
+	nextDue atomic.Uint32 // the tick at which the wheel wants to be swept; 0: nothing pending
+	load    atomic.Int32  // connections placed here, open or on their way
+	_       [64]byte
+}
+
+// entry is what a wheel id stands for: a conn or a timer. onLook does what is due and returns the
+// tick of the next look, or 0.
+type entry interface {
+	onLook(last heartbeat.Tick) heartbeat.Tick
+}
+
+// post is work brought to the loop, on behalf of a conn if c is not nil.
+type post struct {
+	c *conn
+	f func()
+}
+
+func newLoop(s *Server, index int) *loop {
+	l := &loop{srv: s, index: index, tick: 1, wheel: heartbeat.NewWheel(1)}
+	l.look = func(id uint32, last heartbeat.Tick) heartbeat.Tick {
+		if e := l.entries[id]; e != nil {
+			return e.onLook(last)
+		}
+		return 0
+	}
+	return l
+}
+
+// add gives e a wheel id.
+func (l *loop) add(e entry) uint32 {
+	if n := len(l.free); n > 0 {
+		id := l.free[n-1]
+		l.free = l.free[:n-1]
+		l.entries[id] = e
+		return id
+	}
+	l.entries = append(l.entries, e)
+	return uint32(len(l.entries) - 1)
+}
+
+// remove takes a wheel id back.
+func (l *loop) remove(id uint32) {
+	l.wheel.Cancel(id)
+	l.entries[id] = nil
+	l.free = append(l.free, id)
+}
+
+// lookIn has id looked at in d from now, or sooner.
+func (l *loop) lookIn(id uint32, d time.Duration) {
+	l.lookAt(id, l.srv.dueTick(l.srv.elapsed()+d))
+}
+
+// lookAt has id looked at in tick at, or sooner.
+func (l *loop) lookAt(id uint32, at heartbeat.Tick) {
+	l.wheel.Schedule(id, at)
+	l.publish()
+}
+
+// publish tells the ticker when this loop wants to be woken.
+func (l *loop) publish() {
+	if next := uint32(l.wheel.Next()); next != l.nextDue.Load() {
+		l.nextDue.Store(next)
+	}
+}
+
+// beginTurn brings the loop's clock up to date with the coarse clock that the ticker publishes.
+func (l *loop) beginTurn() { l.tick = heartbeat.Tick(l.srv.now.Load()) }
+
+// endTurn sweeps if the tick has come for it.
+func (l *loop) endTurn() {
+	if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !l.tick.Before(due) {
+		l.sweep()
+	}
+}
+
+// sweep looks at what is due, within the turn's budget; the rest is left to the loop's next turn.
+func (l *loop) sweep() {
+	start := l.srv.elapsed()
+	l.tick = l.srv.tickAt(start)
+	for {
+		_, done := l.wheel.Advance(l.tick, sweepBatch, l.look)
+		if done {
+			break
+		}
+		if l.srv.elapsed()-start > sweepBudget {
+			l.wake()
+			break
+		}
+	}
+	l.publish()
+}
+
+// wake has Run called. Any goroutine may call it; while a wake is under way it costs nothing.
+func (l *loop) wake() {
+	l.mu.Lock()
+	first := !l.woken && !l.closed
+	if first {
+		l.woken = true
+	}
+	l.mu.Unlock()
+	if first {
+		l.srv.counters.wakes.Inc()
+		_ = l.srv.engine.execute(l)
+	}
+}
+
+// markDirty puts c on the list of those to be flushed. Any goroutine may call it.
+func (l *loop) markDirty(c *conn) {
+	l.mu.Lock()
+	l.dirty = append(l.dirty, c)
+	l.mu.Unlock()
+	l.wake()
+}
+
+// post brings f to the loop; it reports false if the loop has ended, and f will not run. A panic in f
+// ends c's session, if c is not nil. Any goroutine may call it.
+func (l *loop) post(c *conn, f func()) bool {
+	l.mu.Lock()
+	closed := l.closed
+	if !closed {
+		l.posts = append(l.posts, post{c, f})
+	}
+	l.mu.Unlock()
+	if closed {
+		return false
+	}
+	l.wake()
+	return true
+}
+
+// Run is one turn on behalf of other goroutines: flush the dirty, run the posts, sweep. gnet calls it
+// on the loop.
+func (l *loop) Run(context.Context) error {
+	l.beginTurn()
+	l.mu.Lock()
+	dirty, posts := l.dirty, l.posts
+	l.dirty, l.posts, l.spare = l.spare[:0], nil, nil
+	l.woken = false
+	l.mu.Unlock()
+	for _, c := range dirty {
+		c.flush()
+	}
+	for _, p := range posts {
+		if p.c == nil {
+			p.f()
+		} else {
+			p.c.runPost(p.f)
+		}
+	}
+	l.endTurn()
+
+	clear(dirty)
+	l.mu.Lock()
+	l.spare = dirty
+	if l.last && len(l.posts) == 0 && len(l.dirty) == 0 {
+		l.closed = true
+	}
+	l.mu.Unlock()
+	return nil
+}
+
+// conns calls f for each of the loop's connections.
+func (l *loop) conns(f func(*conn)) {
+	for _, e := range l.entries {
+		if c, ok := e.(*conn); ok {
+			f(c)
+		}
+	}
+}

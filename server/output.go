@@ -1,0 +1,176 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/internal/sockstat"
+)
+
+// ErrBacklogFull is returned by Send when the message would put more than Config.BacklogMax bytes
+// on the session's queue before its loop had a chance to write. The message was not queued; the
+// session lives on.
+var ErrBacklogFull = errors.New("server: backlog full")
+
+// buffers holds the output buffers of sessions that have nothing to send.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// bufferMax is the largest buffer worth keeping.
+const bufferMax = 64 << 10
+
+// send queues one frame. Any goroutine may call it.
+func (c *conn) send(f codec.Frame) error {
+	queued, err := c.appendFrame(f, c.srv.cfg.BacklogMax)
+	if queued {
+		c.loop.markDirty(c)
+	}
+	return err
+}
+
+// appendFrame encodes f behind what is queued, up to limit bytes. first reports that nobody had a
+// flush due yet.
+func (c *conn) appendFrame(f codec.Frame, limit int) (first bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end != nil {
+		return false, c.end.Reason
+	}
+	return c.encode(f, limit)
+}
+
+// encode is appendFrame with mu held and the end not asked for.
+func (c *conn) encode(f codec.Frame, limit int) (first bool, err error) {
+	buf := c.out
+	if buf == nil {
+		buf = (*buffers.Get().(*[]byte))[:0]
+	}
+	buf, err = c.codec.AppendFrame(buf, f)
+	if err != nil {
+		return false, err
+	}
+	if len(buf) > limit {
+		if c.out != nil { // else the buffer is simply dropped
+			c.out = buf[:len(c.out)]
+		}
+		return false, fmt.Errorf("%w: %d bytes are queued and a %v frame of %d more is over Config.BacklogMax, %d",
+			ErrBacklogFull, len(c.out), f.Type, len(buf)-len(c.out), limit)
+	}
+	c.out = buf
+	c.framesOut++
+	first = !c.dirty
+	c.dirty = true
+	return first, nil
+}
+
+// queue queues a frame of our own (Ping, Pong) on the loop, in a turn that flushes. It is not held
+// to the backlog limit: one turn's input bounds it.
+func (c *conn) queue(f codec.Frame) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end == nil {
+		if _, err := c.encode(f, maxInt); err != nil {
+			c.srv.log.Debug("pulsewheel: a frame of the library's own was refused by the codec", "frame", f.Type, "err", err)
+		}
+	}
+}
+
+const maxInt = int(^uint(0) >> 1)
+
+// flush writes what is queued: one system call for all of it.
+func (c *conn) flush() {
+	c.mu.Lock()
+	buf := c.out
+	c.out, c.dirty = nil, false
+	c.mu.Unlock()
+	if buf == nil {
+		return
+	}
+	c.write(buf)
+	if cap(buf) <= bufferMax {
+		buffers.Put(&buf)
+	}
+}
+
+// write hands b to the kernel, or to gnet what the kernel does not take. After it the conn may be
+// gone.
+func (c *conn) write(b []byte) {
+	c.bytesOut += uint64(len(b))
+	if len(b) == 0 {
+		return
+	}
+	if c.sock == nil || c.broken != nil {
+		c.lost += len(b)
+		return
+	}
+	if c.sock.OutboundBuffered() == 0 {
+		n, err := sockstat.Send(c.fd, b)
+		switch {
+		case err == nil:
+			b = b[n:]
+		case err != error(syscall.EAGAIN) && err != sockstat.ErrUnknown:
+			// Not the end yet: what the peer sent before, a Goodbye perhaps, is still to be read, and
+			// gnet reads it and then the end in its next round.
+			c.broken = os.NewSyscallError("sendto", err)
+			c.lost += len(b)
+			c.loop.lookIn(c.id, 2*c.srv.cfg.Tick)
+			return
+		}
+	}
+	if len(b) > 0 {
+		sock := c.sock
+		if _, err := sock.Write(b); err != nil || c.sock == nil {
+			c.lost += len(b)
+			return
+		}
+	}
+	c.watch()
+}
+
+// progress is what is known of the peer's taking what is sent to it.
+type progress struct {
+	watching  bool          // there was something on its way at the last look
+	delivered uint64        // bytes acknowledged, as of the last look
+	movedAt   time.Duration // when that last grew, or the watch began
+	lost      int           // bytes that were to be sent when nothing could be any more
+}
+
+// watch begins to watch what was just written, and ends a session that lets too much wait.
+func (c *conn) watch() {
+	waiting := c.sock.OutboundBuffered()
+	if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
+		c.setEnd(PeerSlow, fmt.Sprintf("%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax), nil, 0)
+		c.finish()
+		return
+	}
+	if !c.watching {
+		c.watching = true
+		c.delivered = c.acknowledged()
+		c.movedAt = c.srv.elapsed()
+		c.loop.lookIn(c.id, c.watchEvery(waiting))
+	} else if waiting > 0 {
+		c.loop.lookIn(c.id, c.watchEvery(waiting))
+	}
+}
+
+// watchEvery is how often progress is looked at: each tick while bytes wait for the kernel (nothing
+// tells that they have drained), an eighth of the timeout while the kernel has them all.
+func (c *conn) watchEvery(waiting int) time.Duration {
+	if waiting > 0 {
+		return c.srv.cfg.Tick
+	}
+	return max(c.srv.cfg.Tick, c.srv.cfg.WriteTimeout/8)
+}
+
+// acknowledged returns how many bytes of bytesOut the peer's kernel has taken.
+func (c *conn) acknowledged() uint64 {
+	onTheWay := c.sock.OutboundBuffered()
+	if n, err := sockstat.Unacknowledged(c.fd); err == nil {
+		onTheWay += n
+	}
+	return c.bytesOut - uint64(onTheWay)
+}

@@ -1,0 +1,256 @@
+// Package server is a game server's front door, sessions and event loops. It knows at once, cheaply
+// and with the true reason, when a client is gone.
+//
+// An application implements Handler (embedding Base for what it does not need), calls New and
+// ListenAndServe, and is told in OnClose, by a *CloseError, why each session ended.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/atomic"
+
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+// ErrServerClosed is what Serve and ListenAndServe return after Drain or Close.
+var ErrServerClosed = fmt.Errorf("server: closed: %w", net.ErrClosed)
+
+// A Server holds connections. Any goroutine may call its methods; Drain and Close wait for the event
+// loops, so a Handler's method must not call them itself (go srv.Close() is fine).
+type Server struct {
+	cfg     Config
+	handler Handler
+	log     *slog.Logger
+	epoch   time.Time // monotonic: every instant is elapsed since here
+
+	engine *engine
+	loops  []*loop
+	halls  []*hall // by loop
+
+	_   [64]byte
+	now atomic.Uint32 // the coarse clock, a heartbeat.Tick; written by the ticker alone
+	_   [64]byte
+
+	lastID   atomic.Uint64
+	held     atomic.Int64  // connections from admission to the socket's close
+	empty    chan struct{} // held has come to 0
+	counters counters
+	registry registry
+
+	mu        sync.Mutex // guards the rest
+	started   bool
+	closing   bool
+	hurried   bool
+	listeners map[net.Listener]struct{}
+	addr      net.Addr
+	accepting sync.WaitGroup
+	stopping  chan struct{} // closed when closing is set
+	hurry     chan struct{} // closed by Close, for a Drain under way
+	done      chan struct{} // closed when Drain or Close is through
+}
+
+// New returns a Server for h. It opens nothing yet. The error names the field of cfg that is wrong,
+// and its value.
+func New(h Handler, cfg Config) (*Server, error) {
+	if h == nil {
+		return nil, errors.New("server: New: the Handler is nil")
+	}
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, handler: h, log: cfg.Logger, epoch: time.Now(), empty: make(chan struct{}, 1),
+		stopping: make(chan struct{}), hurry: make(chan struct{}), done: make(chan struct{}), listeners: map[net.Listener]struct{}{}}
+	s.now.Store(1)
+	s.registry.init()
+	s.counters.init()
+	return s, nil
+}
+
+// start starts the event loops, once. It is called with mu held.
+func (s *Server) start() error {
+	if s.started {
+		return nil
+	}
+	for i := range s.cfg.Loops {
+		s.loops = append(s.loops, newLoop(s, i))
+	}
+	e, err := startEngine(s, s.cfg.Loops)
+	if err != nil {
+		s.loops = nil
+		return err
+	}
+	s.engine = e
+	for _, l := range s.loops {
+		s.halls = append(s.halls, openHall(s, l))
+	}
+	s.started = true
+	return nil
+}
+
+// Addr returns the address of the first listener, or nil before there is one.
+func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addr
+}
+
+// Session returns the live session with this ID, or nil.
+func (s *Server) Session(id uint64) *Session { return s.registry.get(id) }
+
+// Sessions yields the live sessions, in no order. Sessions that open or end meanwhile may be yielded
+// or not.
+func (s *Server) Sessions() iter.Seq[*Session] { return s.registry.all() }
+
+// Drain ends the server in good order: it stops accepting, closes every session with ServerShutdown,
+// and waits until each peer has closed, or until ctx is done; those that remain are then reset. Every
+// OnClose has been called when it returns. The error is nil, or tells how many were reset and wraps
+// ctx's.
+func (s *Server) Drain(ctx context.Context) error {
+	if !s.beginEnd(false) {
+		<-s.done
+		return nil
+	}
+	for sess := range s.Sessions() {
+		_ = sess.Close(ServerShutdown, "the server is shutting down")
+	}
+	err := s.awaitEmpty(ctx)
+	s.end()
+	return err
+}
+
+// Close ends the server now: it stops accepting and resets every session with ServerShutdown, after
+// a Goodbye where one can be sent without waiting. A Drain under way is cut short. Every OnClose has
+// been called when it returns.
+func (s *Server) Close() error {
+	if !s.beginEnd(true) {
+		<-s.done
+		return nil
+	}
+	s.end()
+	return nil
+}
+
+// beginEnd shuts the front door and waits until who has come through it is on a loop. It is true for
+// one caller; done is closed when that one is through.
+func (s *Server) beginEnd(hurry bool) bool {
+	s.mu.Lock()
+	if hurry && !s.hurried {
+		s.hurried = true
+		close(s.hurry)
+	}
+	if s.closing {
+		s.mu.Unlock()
+		return false
+	}
+	s.closing = true
+	close(s.stopping)
+	for ln := range s.listeners {
+		_ = ln.Close()
+	}
+	s.mu.Unlock()
+	s.accepting.Wait()
+	for _, h := range s.halls {
+		h.close()
+	}
+	return true
+}
+
+// awaitEmpty waits until no connection is left, or ctx is done.
+func (s *Server) awaitEmpty(ctx context.Context) error {
+	for s.held.Load() > 0 {
+		select {
+		case <-s.empty:
+		case <-ctx.Done():
+			return fmt.Errorf("server: Drain: %d connections were still open and are reset: %w", s.held.Load(), ctx.Err())
+		case <-s.hurry:
+			return fmt.Errorf("server: Drain: %d connections were still open and are reset by Close: %w", s.held.Load(), ErrServerClosed)
+		}
+	}
+	return nil
+}
+
+// end resets what is left, runs what has been posted, and stops the loops.
+func (s *Server) end() {
+	defer close(s.done)
+	for _, l := range s.loops {
+		l.post(nil, func() {
+			l.conns(func(c *conn) {
+				c.setEnd(ServerShutdown, "the server is shutting down", nil, 0)
+				c.abort(c.phase == open)
+			})
+		})
+	}
+	for s.held.Load() > 0 {
+		<-s.empty
+	}
+	for _, l := range s.loops {
+		for !l.finished() {
+			ran := make(chan struct{})
+			if !l.post(nil, func() { close(ran) }) {
+				break
+			}
+			<-ran
+		}
+	}
+	if s.engine != nil {
+		s.engine.stop()
+	}
+}
+
+// finished asks the loop to take no more after its next turn, and tells whether it has come so far.
+func (l *loop) finished() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = true
+	return l.closed
+}
+
+// release gives up a connection's place.
+func (s *Server) release(l *loop) {
+	if l != nil {
+		l.load.Dec()
+	}
+	if s.held.Dec() == 0 {
+		select {
+		case s.empty <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// onTick publishes the coarse clock and wakes the loops that have something due. It returns the time
+// to the next tick: deadlines are absolute, so that nothing drifts.
+func (s *Server) onTick() time.Duration {
+	now := s.elapsed()
+	tick := s.tickAt(now)
+	s.now.Store(uint32(tick))
+	for _, l := range s.loops {
+		if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !tick.Before(due) {
+			l.wake()
+		}
+	}
+	return s.cfg.Tick - s.elapsed()%s.cfg.Tick
+}
+
+// elapsed returns the time since the server's epoch, by the monotonic clock.
+func (s *Server) elapsed() time.Duration { return time.Since(s.epoch) }
+
+// tickAt returns the tick in which d lies: 1 is the first, and 0 is skipped when the number wraps.
+func (s *Server) tickAt(d time.Duration) heartbeat.Tick {
+	const ticks = 1<<32 - 1
+	return heartbeat.Tick(uint64(d/s.cfg.Tick)%ticks + 1)
+}
+
+// dueTick returns the first tick that begins at d or after it.
+func (s *Server) dueTick(d time.Duration) heartbeat.Tick {
+	return s.tickAt(d + s.cfg.Tick - 1)
+}

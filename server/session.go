@@ -1,0 +1,166 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"go.uber.org/atomic"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+// A Session is one client, from OnOpen to OnClose. Any goroutine may call its methods at any time,
+// also after the session has ended.
+type Session struct {
+	id     uint64
+	remote netip.AddrPort
+	c      *conn
+	heard  atomic.Uint32 // the tick of the last inbound byte
+	rtt    atomic.Int64  // nanoseconds, smoothed
+	timers *timer        // of After; the loop's
+
+	mu    sync.Mutex // guards the rest
+	value any
+	done  chan struct{} // made when first asked for
+	over  bool          // OnClose has returned
+}
+
+// ID returns the session's number: unique in this Server, counted from 1.
+func (s *Session) ID() uint64 { return s.id }
+
+// RemoteAddr returns the peer's address; for a Unix socket it is the zero AddrPort.
+func (s *Session) RemoteAddr() netip.AddrPort { return s.remote }
+
+// Value returns what SetValue stored last, or nil.
+func (s *Session) Value() any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.value
+}
+
+// SetValue stores v with the session. It stays there after the end.
+func (s *Session) SetValue(v any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.value = v
+}
+
+// RTT returns the smoothed round trip of Ping and Pong, 0 before the first.
+func (s *Session) RTT() time.Duration { return time.Duration(s.rtt.Load()) }
+
+// Idle returns the time since the last inbound byte, to the grain of Config.Tick.
+func (s *Session) Idle() time.Duration {
+	srv := s.c.srv
+	ticks := srv.tickAt(srv.elapsed()).Sub(heartbeat.Tick(s.heard.Load()))
+	return time.Duration(max(ticks, 0)) * srv.cfg.Tick
+}
+
+// Send queues p as one Data frame; it is copied, p remains the caller's. Everything that is sent
+// during one call of OnMessage, and by other goroutines meanwhile, leaves in one write.
+//
+// nil means queued, not delivered. A payload that the codec refuses is the codec's error; beyond
+// Config.BacklogMax it is ErrBacklogFull; after the end it is the Reason, which is net.ErrClosed to
+// errors.Is. In all three cases nothing of p was queued.
+func (s *Session) Send(p []byte) error {
+	return s.c.send(codec.Frame{Type: codec.Data, Payload: p})
+}
+
+// ErrText is returned by Close when its text had to be cut to fit a Goodbye, 123 bytes of UTF-8. The
+// session is closed all the same.
+var ErrText = errors.New("server: the text of Close was cut to 123 bytes of UTF-8")
+
+// Close ends the session: what is queued is flushed, a Goodbye with r and text follows, and then the
+// server waits up to Config.CloseTimeout for the peer to close first. OnClose is called when it has,
+// or when the server has reset it. A reason below 300 (the application found the peer's protocol
+// wrong, say) resets the peer at once instead.
+//
+// If the session has ended already, Close returns the Reason with which it did, which is
+// net.ErrClosed to errors.Is. ServerFull, and numbers below 1000 that no reason has, are refused.
+func (s *Session) Close(r Reason, text string) error {
+	if !r.Known() || r == ServerFull {
+		return fmt.Errorf("server: Close: %d is no reason that an application can give", uint16(r))
+	}
+	text, cut := codec.CutGoodbyeText(text)
+	if !s.c.setEnd(r, text, nil, 0) {
+		return s.c.ended()
+	}
+	s.c.loop.post(s.c, func() {}) // the post's turn finishes what has ended
+	if cut {
+		return ErrText
+	}
+	return nil
+}
+
+// SetPolicy gives the session a policy of its own, from now on: a scene that takes 30 s to load, a
+// phone in the background. Zero fields are the defaults of heartbeat.Policy. The kernel's keepalive
+// follows. After the end it returns the Reason.
+func (s *Session) SetPolicy(p heartbeat.Policy) error {
+	if err := p.Validate(); err != nil {
+		return fmt.Errorf("server: SetPolicy: %w", err)
+	}
+	p = p.OrDefault()
+	if err := checkGrain(p, s.c.srv.cfg.Tick); err != nil {
+		return fmt.Errorf("server: SetPolicy: Tick: %w", err)
+	}
+	return s.Post(func() {
+		c := s.c
+		if c.phase != open {
+			return
+		}
+		c.policy = p
+		if c.tcp {
+			c.applyOptions()
+		}
+		c.loop.lookIn(c.id, 0)
+	})
+}
+
+// Post has f called on the session's event loop, after what was posted before: the way back for a
+// goroutine that has done blocking work. If Post returns nil, f is called once, also if the session
+// has ended meanwhile. Once the session has ended, Post returns the Reason and f is not called.
+func (s *Session) Post(f func()) error {
+	if err := s.c.ended(); err != nil {
+		return err
+	}
+	if !s.c.loop.post(s.c, f) {
+		return ServerShutdown
+	}
+	return nil
+}
+
+// Done returns a channel that is closed when OnClose has returned.
+func (s *Session) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+		if s.over {
+			close(s.done)
+		}
+	}
+	return s.done
+}
+
+// finished closes Done.
+func (s *Session) finished() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	if s.done != nil {
+		close(s.done)
+	}
+}
+
+// ended returns the reason with which the session has ended, or nil.
+func (c *conn) ended() error {
+	if !c.sealed.Load() {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end.Reason
+}

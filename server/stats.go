@@ -1,0 +1,121 @@
+package server
+
+import (
+	"iter"
+	"maps"
+	"sync"
+
+	"go.uber.org/atomic"
+)
+
+// Stats are a Server's counters since New, and gauges of now.
+type Stats struct {
+	Opened       uint64            // sessions: calls of OnOpen
+	Closed       uint64            // sessions ended; the sum of Reasons
+	Reasons      map[Reason]uint64 // ended sessions by reason
+	Live         int               // sessions now: Opened - Closed
+	Conns        int               // connections now: live, on their way in, and waiting for the peer's FIN
+	Refused      uint64            // turned away at the front door, ServerFull: never a session
+	AcceptErrors uint64            // accepts and enrolments that failed
+	Suspected    uint64            // calls of OnSuspect
+	Recovered    uint64            // calls of OnRecover
+	Wakes        uint64            // times a loop was woken to do something for other goroutines, or because it was due
+}
+
+type counters struct {
+	refused, acceptErrors, suspected, recovered, wakes atomic.Uint64
+
+	mu      sync.Mutex // guards the rest: the three always agree
+	opened  uint64
+	closed  uint64
+	reasons map[Reason]uint64
+}
+
+func (n *counters) init() { n.reasons = map[Reason]uint64{} }
+
+// Stats returns the counters. Opened, Closed, Live and Reasons belong to one instant.
+func (s *Server) Stats() Stats {
+	n := &s.counters
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return Stats{
+		Opened: n.opened, Closed: n.closed, Reasons: maps.Clone(n.reasons), Live: int(n.opened - n.closed),
+		Conns: int(s.held.Load()), Refused: n.refused.Load(), AcceptErrors: n.acceptErrors.Load(),
+		Suspected: n.suspected.Load(), Recovered: n.recovered.Load(), Wakes: n.wakes.Load(),
+	}
+}
+
+// register numbers a session and makes it findable.
+func (s *Server) register(sess *Session) {
+	sess.id = s.lastID.Inc()
+	s.counters.mu.Lock()
+	s.counters.opened++
+	s.counters.mu.Unlock()
+	s.registry.put(sess)
+}
+
+// unregister counts a session's end; it can no longer be found.
+func (s *Server) unregister(sess *Session, r Reason) {
+	s.registry.drop(sess.id)
+	s.counters.mu.Lock()
+	s.counters.closed++
+	s.counters.reasons[r]++
+	s.counters.mu.Unlock()
+}
+
+// registry finds sessions by ID, from any goroutine.
+type registry struct {
+	shards [64]struct {
+		mu       sync.Mutex
+		sessions map[uint64]*Session
+		_        [48]byte // neighbours on different cache lines
+	}
+}
+
+func (r *registry) init() {
+	for i := range r.shards {
+		r.shards[i].sessions = map[uint64]*Session{}
+	}
+}
+
+func (r *registry) put(s *Session) {
+	sh := &r.shards[s.id%uint64(len(r.shards))]
+	sh.mu.Lock()
+	sh.sessions[s.id] = s
+	sh.mu.Unlock()
+}
+
+func (r *registry) drop(id uint64) {
+	sh := &r.shards[id%uint64(len(r.shards))]
+	sh.mu.Lock()
+	delete(sh.sessions, id)
+	sh.mu.Unlock()
+}
+
+func (r *registry) get(id uint64) *Session {
+	sh := &r.shards[id%uint64(len(r.shards))]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.sessions[id]
+}
+
+// all yields the sessions; no lock is held while one is yielded.
+func (r *registry) all() iter.Seq[*Session] {
+	return func(yield func(*Session) bool) {
+		var some []*Session
+		for i := range r.shards {
+			sh := &r.shards[i]
+			some = some[:0]
+			sh.mu.Lock()
+			for _, s := range sh.sessions {
+				some = append(some, s)
+			}
+			sh.mu.Unlock()
+			for _, s := range some {
+				if !yield(s) {
+					return
+				}
+			}
+		}
+	}
+}
