@@ -87,13 +87,13 @@ func (p Policy) OrDefault() Policy {
 // Validate tells what is wrong with p, naming field and value; zero fields are right.
 func (p Policy) Validate() error {
 	if p.Interval < 0 {
-		return fmt.Errorf("Interval: %v is negative", p.Interval)
+		return fmt.Errorf("heartbeat: Policy.Interval: %v is negative", p.Interval)
 	}
 	if p.Timeout < 0 {
-		return fmt.Errorf("Timeout: %v is negative", p.Timeout)
+		return fmt.Errorf("heartbeat: Policy.Timeout: %v is negative", p.Timeout)
 	}
 	if d := p.OrDefault(); d.Timeout <= d.Interval {
-		return fmt.Errorf("Timeout: %v is not longer than Interval, %v", d.Timeout, d.Interval)
+		return fmt.Errorf("heartbeat: Policy.Timeout: %v is not longer than Interval, %v", d.Timeout, d.Interval)
 	}
 	return nil
 }

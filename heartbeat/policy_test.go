@@ -25,9 +25,9 @@ func TestPolicyValidate(t *testing.T) {
 		{Policy{}, ""},
 		{Policy{Interval: time.Second}, ""},
 		{Policy{time.Second, 1001 * time.Millisecond}, ""},
-		{Policy{Interval: -1}, "Interval: -1ns is negative"},
-		{Policy{Timeout: -time.Second}, "Timeout: -1s is negative"},
-		{Policy{time.Second, time.Second}, "Timeout: 1s is not longer than Interval, 1s"},
+		{Policy{Interval: -1}, "heartbeat: Policy.Interval: -1ns is negative"},
+		{Policy{Timeout: -time.Second}, "heartbeat: Policy.Timeout: -1s is negative"},
+		{Policy{time.Second, time.Second}, "heartbeat: Policy.Timeout: 1s is not longer than Interval, 1s"},
 	} {
 		err := c.p.Validate()
 		if c.want == "" {

@@ -70,7 +70,7 @@ const (
 // withDefaults checks c and fills its zero fields in.
 func (c Config) withDefaults() (Config, error) {
 	if err := c.Policy.Validate(); err != nil {
-		return c, fmt.Errorf("server: Config.Policy.%w", err)
+		return c, fmt.Errorf("server: Config.Policy: %w", err)
 	}
 	c.Policy = c.Policy.OrDefault()
 	for _, d := range []struct {

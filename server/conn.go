@@ -135,7 +135,7 @@ func (c *conn) discard() {
 func (c *conn) decode() {
 	buf, err := c.sock.Peek(-1)
 	if err != nil {
-		c.setEnd(Internal, "peek", err, 0)
+		c.setEnd(&CloseError{Reason: Internal, Detail: "peek", Err: err})
 		return
 	}
 	n, err := c.frames(buf)
@@ -171,7 +171,7 @@ func (c *conn) frames(buf []byte) (n int, err error) {
 	for n < len(buf) && !c.sealed.Load() {
 		f, size, err := c.codec.Decode(buf[n:])
 		if err != nil {
-			c.setEnd(PeerProtocol, err.Error(), err, 0)
+			c.endProtocol(err)
 			return n, nil
 		}
 		if size == 0 {
@@ -201,17 +201,16 @@ func (c *conn) dispatch(f codec.Frame) {
 	case codec.Goodbye:
 		code, text, err := codec.ParseGoodbye(f.Payload)
 		if err != nil {
-			c.setEnd(PeerProtocol, err.Error(), err, 0)
+			c.endProtocol(err)
 			return
 		}
-		c.setEnd(PeerGoodbye, text, nil, Reason(code))
+		c.setEnd(&CloseError{Reason: PeerGoodbye, Detail: text, PeerCode: Reason(code)})
 	case codec.Raw:
 		c.mu.Lock()
 		c.out = append(c.out, f.Payload...)
 		c.mu.Unlock()
 	default:
-		err := fmt.Errorf("server: a %v frame is not allowed now", f.Type)
-		c.setEnd(PeerProtocol, err.Error(), err, 0)
+		c.endProtocol(fmt.Errorf("server: a %v frame is not allowed now", f.Type))
 	}
 }
 

@@ -15,29 +15,39 @@ import (
 
 // setEnd records why the session ends. The first cause wins: it reports whether this was the first.
 // From then on nothing more is queued and nothing more is delivered. Any goroutine may call it.
-func (c *conn) setEnd(r Reason, detail string, err error, peerCode Reason) bool {
+func (c *conn) setEnd(end *CloseError) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end != nil {
 		return false
 	}
-	c.end = &CloseError{Reason: r, Detail: detail, Err: err, PeerCode: peerCode}
+	c.end = end
 	c.sealed.Store(true)
 	return true
+}
+
+// endWith records an end that has no error behind it.
+func (c *conn) endWith(r Reason, detail string, args ...any) bool {
+	return c.setEnd(&CloseError{Reason: r, Detail: fmt.Sprintf(detail, args...)})
+}
+
+// endProtocol ends a session whose peer does not keep to the protocol.
+func (c *conn) endProtocol(err error) {
+	c.setEnd(&CloseError{Reason: PeerProtocol, Detail: err.Error(), Err: err})
 }
 
 // endByHandler ends the session with what a method of the Handler returned.
 func (c *conn) endByHandler(err error) {
 	var r Reason
 	if errors.As(err, &r) && r.Known() && r != ServerFull {
-		detail := ""
+		end := &CloseError{Reason: r}
 		if err != error(r) {
-			detail = err.Error()
+			end.Detail = err.Error()
 		}
-		c.setEnd(r, detail, nil, 0)
+		c.setEnd(end)
 		return
 	}
-	c.setEnd(HandlerFailed, "", err, 0)
+	c.setEnd(&CloseError{Reason: HandlerFailed, Err: err})
 }
 
 // finishIfEnded begins the end if something in this turn has brought it about.
@@ -168,40 +178,30 @@ func (c *conn) salvage(sock socket, fd int) {
 
 // causeOf translates gnet's word for a close that we did not ask for. An errno that a system call of
 // ours has met comes first: asking took it from the socket, and what is read afterwards is only EOF.
-func (c *conn) causeOf(fd int, err error) (r Reason, detail string, cause error, peerCode Reason) {
+func (c *conn) causeOf(fd int, err error) *CloseError {
 	switch {
 	case c.broken != nil:
 		err = c.broken
 	case err == nil: // the engine stops
-		return ServerShutdown, "", nil, 0
+		return &CloseError{Reason: ServerShutdown}
 	case err == io.EOF: // gnet's bare EOF: an event without data, whatever the truth
 		if pending := sockstat.PendingError(fd); pending != nil {
 			err = pending
 		}
 	}
-	r, detail = c.reasonOf(fd, err)
 	if errors.Is(err, io.EOF) {
-		err = nil
+		return &CloseError{Reason: PeerClosed}
 	}
-	return r, detail, err, 0
-}
-
-// reasonOf says which reason an error of the socket is.
-func (c *conn) reasonOf(fd int, err error) (Reason, string) {
-	if errors.Is(err, io.EOF) {
-		return PeerClosed, ""
-	}
+	end := &CloseError{Reason: Internal, Detail: "an error that no rule names", Err: err}
 	var errno syscall.Errno
-	if !errors.As(err, &errno) {
-		return Internal, "an error without an errno"
+	if errors.As(err, &errno) {
+		if r, ok := errnoReasons[errno]; ok {
+			end.Reason, end.Detail = r, ""
+		} else if errno == errTimedOut {
+			end.Reason, end.Detail = c.timedOut(fd)
+		}
 	}
-	if errno == errTimedOut {
-		return c.timedOut(fd)
-	}
-	if r, ok := errnoReasons[errno]; ok {
-		return r, ""
-	}
-	return Internal, "an errno that no rule names"
+	return end
 }
 
 // timedOut says what the kernel's ETIMEDOUT is: TCP_USER_TIMEOUT also ends a live peer that does not

@@ -2,7 +2,6 @@ package server
 
 import (
 	"encoding/binary"
-	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -104,8 +103,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if ti := c.sample(c.fd); ti.Retransmits > 0 && ti.SndWnd > 0 {
 		return c.watchEvery(waiting)
 	}
-	c.setEnd(PeerSlow, fmt.Sprintf("it has taken none of %d bytes for %v",
-		c.bytesOut-taken, (now-c.movedAt).Round(time.Millisecond)), nil, 0)
+	c.endWith(PeerSlow, "it has taken none of %d bytes for %v", c.bytesOut-taken, (now - c.movedAt).Round(time.Millisecond))
 	c.finish()
 	return 0
 }
@@ -143,10 +141,10 @@ func (c *conn) lookInput(now time.Duration) time.Duration {
 		return 0
 	}
 	if c.frameAt != 0 {
-		c.setEnd(PeerStalledFrame, fmt.Sprintf("a frame of which %d bytes came is unfinished after %v",
-			c.left, (now-c.frameAt).Round(time.Millisecond)), nil, 0)
+		c.endWith(PeerStalledFrame, "a frame of which %d bytes came is unfinished after %v",
+			c.left, (now - c.frameAt).Round(time.Millisecond))
 	} else {
-		c.setEnd(PeerUnready, fmt.Sprintf("no complete frame within %v", (now-c.openedAt).Round(time.Millisecond)), nil, 0)
+		c.endWith(PeerUnready, "no complete frame within %v", (now - c.openedAt).Round(time.Millisecond))
 	}
 	c.finish()
 	return 0
@@ -236,12 +234,11 @@ func (c *conn) suspect(why Suspicion) {
 
 // convict ends a session that has been silent past its timeout, and says which silence it is.
 func (c *conn) convict(silence time.Duration) {
-	detail := fmt.Sprintf("silent for %v, %d Pings unanswered", silence.Round(time.Millisecond), c.pings)
 	if err := sockstat.PendingError(c.fd); err != nil { // an ICMP error waits to be told
 		c.broken = os.NewSyscallError("getsockopt", err)
 		c.setEnd(c.causeOf(c.fd, nil))
 	} else {
-		c.setEnd(silentReason(c.sampled), detail, nil, 0)
+		c.endWith(silentReason(c.sampled), "silent for %v, %d Pings unanswered", silence.Round(time.Millisecond), c.pings)
 	}
 	c.finish()
 }

@@ -143,7 +143,7 @@ type progress struct {
 func (c *conn) watch() {
 	waiting := c.sock.OutboundBuffered()
 	if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
-		c.setEnd(PeerSlow, fmt.Sprintf("%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax), nil, 0)
+		c.endWith(PeerSlow, "%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax)
 		c.finish()
 		return
 	}

@@ -184,7 +184,7 @@ func (s *Server) end() {
 	for _, l := range s.loops {
 		l.post(nil, func() {
 			l.conns(func(c *conn) {
-				c.setEnd(ServerShutdown, "the server is shutting down", nil, 0)
+				c.endWith(ServerShutdown, "the server is shutting down")
 				c.abort(c.phase == open)
 			})
 		})

@@ -85,7 +85,7 @@ func (s *Session) Close(r Reason, text string) error {
 		return fmt.Errorf("server: Close: %d is no reason that an application can give", uint16(r))
 	}
 	text, cut := codec.CutGoodbyeText(text)
-	if !s.c.setEnd(r, text, nil, 0) {
+	if !s.c.setEnd(&CloseError{Reason: r, Detail: text}) {
 		return s.c.ended()
 	}
 	s.c.loop.post(s.c, func() {}) // the post's turn finishes what has ended
