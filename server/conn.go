@@ -62,7 +62,7 @@ type conn struct {
 	opened atomic.Bool // OnOpen has begun
 	sealed atomic.Bool // end is set: nothing more goes in or out
 	mu     sync.Mutex  // guards the rest
-	out    []byte      // encoded and not flushed
+	out    *[]byte     // encoded and not flushed; nil: nothing
 	dirty  bool        // a flush is due
 	end    *CloseError // the first cause
 }
@@ -207,7 +207,8 @@ func (c *conn) dispatch(f codec.Frame) {
 		c.setEnd(&CloseError{Reason: PeerGoodbye, Detail: text, PeerCode: Reason(code)})
 	case codec.Raw:
 		c.mu.Lock()
-		c.out = append(c.out, f.Payload...)
+		out := c.output()
+		*out = append(*out, f.Payload...)
 		c.mu.Unlock()
 	default:
 		c.endProtocol(fmt.Errorf("server: a %v frame is not allowed now", f.Type))

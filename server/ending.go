@@ -230,20 +230,23 @@ func (c *conn) tell(fd int) {
 	s := c.session
 	end := c.end
 	now := c.srv.elapsed()
-	c.mu.Lock()
-	queued := len(c.out)
-	c.out = nil
-	framesOut := c.framesOut
-	c.mu.Unlock()
-	end.Record = Record{
+	queued := 0
+	if out := c.takeOutput(); out != nil {
+		queued = len(*out)
+		giveBack(out)
+	}
+	r := Record{
 		Age: now - c.openedAt, Idle: min(s.Idle(), now-c.openedAt),
-		BytesIn: c.bytesIn, BytesOut: c.bytesOut + uint64(queued), FramesIn: c.framesIn, FramesOut: framesOut,
+		BytesIn: c.bytesIn, BytesOut: c.bytesOut + uint64(queued), FramesIn: c.framesIn, FramesOut: c.framesOut,
 		RTT: s.RTT(), Pings: c.pings, Unsent: c.lost + queued, Reset: c.reset,
 	}
 	if c.sampled.Known() {
-		end.Record.TCPState = c.state
-		end.Record.TCP, end.Record.TCPAge = c.sampled, now-c.sampledAt
+		r.TCPState, r.TCP, r.TCPAge = c.state, c.sampled, now-c.sampledAt
+		if c.bytesIn > 0 { // the kernel's stamp is finer than ours
+			r.Idle = min(r.Idle, c.sampled.LastDataRecv+r.TCPAge)
+		}
 	}
+	end.Record = r
 	s.stopTimers()
 	c.srv.unregister(s, end.Reason)
 	_ = c.deliver(calledClose, nil, 0)

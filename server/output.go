@@ -45,26 +45,47 @@ func (c *conn) appendFrame(f codec.Frame, limit int) (first bool, err error) {
 
 // encode is appendFrame with mu held and the end not asked for.
 func (c *conn) encode(f codec.Frame, limit int) (first bool, err error) {
-	buf := c.out
-	if buf == nil {
-		buf = (*buffers.Get().(*[]byte))[:0]
-	}
-	buf, err = c.codec.AppendFrame(buf, f)
+	out := c.output()
+	queued := len(*out)
+	buf, err := c.codec.AppendFrame(*out, f)
 	if err != nil {
 		return false, err
 	}
 	if len(buf) > limit {
-		if c.out != nil { // else the buffer is simply dropped
-			c.out = buf[:len(c.out)]
-		}
+		*out = buf[:queued]
 		return false, fmt.Errorf("%w: %d bytes are queued and a %v frame of %d more is over Config.BacklogMax, %d",
-			ErrBacklogFull, len(c.out), f.Type, len(buf)-len(c.out), limit)
+			ErrBacklogFull, queued, f.Type, len(buf)-queued, limit)
 	}
-	c.out = buf
+	*out = buf
 	c.framesOut++
 	first = !c.dirty
 	c.dirty = true
 	return first, nil
+}
+
+// output returns the queue, taking a buffer for it if there is none. It is called with mu held.
+func (c *conn) output() *[]byte {
+	if c.out == nil {
+		c.out = buffers.Get().(*[]byte)
+	}
+	return c.out
+}
+
+// takeOutput empties the queue. The caller gives the buffer back, if it is not nil.
+func (c *conn) takeOutput() *[]byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := c.out
+	c.out, c.dirty = nil, false
+	return out
+}
+
+// giveBack returns a buffer to the pool.
+func giveBack(buf *[]byte) {
+	if cap(*buf) <= bufferMax {
+		*buf = (*buf)[:0]
+		buffers.Put(buf)
+	}
 }
 
 // queue queues a frame of our own (Ping, Pong) on the loop, in a turn that flushes. It is not held
@@ -83,16 +104,9 @@ const maxInt = int(^uint(0) >> 1)
 
 // flush writes what is queued: one system call for all of it.
 func (c *conn) flush() {
-	c.mu.Lock()
-	buf := c.out
-	c.out, c.dirty = nil, false
-	c.mu.Unlock()
-	if buf == nil {
-		return
-	}
-	c.write(buf)
-	if cap(buf) <= bufferMax {
-		buffers.Put(&buf)
+	if out := c.takeOutput(); out != nil {
+		c.write(*out)
+		giveBack(out)
 	}
 }
 

@@ -1,0 +1,125 @@
+package server
+
+import (
+	"log/slog"
+	"math"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+// New says which field is wrong and what it was given.
+func TestConfigWrong(t *testing.T) {
+	t.Parallel()
+	over := math.MaxInt32 // by one: negative where an int has 32 bits, and just as wrong
+	over++
+	for _, c := range []struct {
+		name string
+		cfg  Config
+		says []string
+	}{
+		{"Interval", Config{Policy: heartbeat.Policy{Interval: -time.Second}}, []string{"Config.Policy", "Interval", "-1s"}},
+		{"Timeout", Config{Policy: heartbeat.Policy{Timeout: -2 * time.Second}}, []string{"Config.Policy", "Timeout", "-2s"}},
+		{"Timeout before Interval", Config{Policy: heartbeat.Policy{Interval: 4 * time.Second, Timeout: 3 * time.Second}},
+			[]string{"Config.Policy", "Timeout", "3s", "4s"}},
+		{"Timeout at Interval", Config{Policy: heartbeat.Policy{Interval: 4 * time.Second, Timeout: 4 * time.Second}},
+			[]string{"Config.Policy", "Timeout", "4s"}},
+		{"Interval whose triple overflows", Config{Policy: heartbeat.Policy{Interval: math.MaxInt64}}, []string{"Config.Policy", "Timeout"}},
+		{"HandshakeTimeout", Config{HandshakeTimeout: -1}, []string{"Config.HandshakeTimeout", "-1ns"}},
+		{"FrameTimeout", Config{FrameTimeout: -time.Minute}, []string{"Config.FrameTimeout", "-1m0s"}},
+		{"WriteTimeout", Config{WriteTimeout: -3 * time.Second}, []string{"Config.WriteTimeout", "-3s"}},
+		{"CloseTimeout", Config{CloseTimeout: -time.Hour}, []string{"Config.CloseTimeout", "-1h0m0s"}},
+		{"Tick below 0", Config{Tick: -time.Millisecond}, []string{"Config.Tick", "-1ms"}},
+		{"Tick too short", Config{Tick: time.Millisecond - 1}, []string{"Config.Tick", "999.999µs", "1ms"}},
+		{"Tick too coarse", Config{Tick: 251 * time.Millisecond, Policy: heartbeat.Policy{Interval: time.Second}},
+			[]string{"Config.Tick", "251ms", "1s"}},
+		{"Interval too short for any Tick", Config{Policy: heartbeat.Policy{Interval: 19 * time.Millisecond}},
+			[]string{"Config.Tick", "5ms", "19ms"}},
+		{"Loops below 0", Config{Loops: -1}, []string{"Config.Loops", "-1"}},
+		{"Loops above 255", Config{Loops: 256}, []string{"Config.Loops", "256", "255"}},
+		{"ConnsMax below 0", Config{ConnsMax: -7}, []string{"Config.ConnsMax", "-7"}},
+		{"ConnsMax too large", Config{ConnsMax: over}, []string{"Config.ConnsMax", strconv.Itoa(over)}},
+		{"PayloadMax below 0", Config{PayloadMax: -1}, []string{"Config.PayloadMax", "-1"}},
+		{"PayloadMax above 24 bits", Config{PayloadMax: 1 << 24}, []string{"Config.PayloadMax", "16777216", "16777215"}},
+		{"BacklogMax below 0", Config{BacklogMax: -1}, []string{"Config.BacklogMax", "-1"}},
+		{"BacklogMax too large", Config{BacklogMax: over}, []string{"Config.BacklogMax", strconv.Itoa(over)}},
+		{"BacklogMax below one frame", Config{BacklogMax: 1003, PayloadMax: 1000}, []string{"Config.BacklogMax", "1003", "1004"}},
+		{"BacklogMax below a default frame", Config{BacklogMax: 64 << 10}, []string{"Config.BacklogMax", "65536", "65540"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, err := New(Base{}, c.cfg)
+			require.Error(t, err)
+			assert.Nil(t, s)
+			for _, part := range c.says {
+				assert.Contains(t, err.Error(), part)
+			}
+		})
+	}
+	_, err := New(nil, Config{})
+	assert.ErrorContains(t, err, "Handler is nil")
+}
+
+// What is just within the limits is right.
+func TestConfigAtTheLimits(t *testing.T) {
+	t.Parallel()
+	for _, cfg := range []Config{
+		{Tick: time.Millisecond, Policy: heartbeat.Policy{Interval: 4 * time.Millisecond}},
+		{Tick: 250 * time.Millisecond, Policy: heartbeat.Policy{Interval: time.Second}},
+		{Policy: heartbeat.Policy{Interval: time.Second, Timeout: time.Second + 1}},
+		{Policy: heartbeat.Policy{Interval: 20 * time.Millisecond}},
+		{HandshakeTimeout: 1, FrameTimeout: 1, WriteTimeout: 1, CloseTimeout: 1},
+		{Loops: 255, ConnsMax: 1<<31 - 1, BacklogMax: 1<<31 - 1, PayloadMax: codec.PayloadLimit},
+		{PayloadMax: 1000, BacklogMax: 1004},
+	} {
+		got, err := cfg.withDefaults()
+		require.NoError(t, err, "%+v", cfg)
+		again, err := got.withDefaults()
+		require.NoError(t, err)
+		got.NewCodec, again.NewCodec = nil, nil // functions cannot be compared
+		assert.Equal(t, got, again, "filling in is done once and for all")
+	}
+}
+
+func TestConfigZero(t *testing.T) {
+	t.Parallel()
+	got, err := Config{}.withDefaults()
+	require.NoError(t, err)
+	assert.Equal(t, codec.Binary{PayloadMax: 64 << 10}, got.NewCodec())
+	got.NewCodec = nil
+	assert.Equal(t, Config{
+		Policy:           heartbeat.Policy{Interval: 5 * time.Second, Timeout: 15 * time.Second},
+		HandshakeTimeout: 10 * time.Second,
+		FrameTimeout:     10 * time.Second,
+		WriteTimeout:     15 * time.Second,
+		CloseTimeout:     3 * time.Second,
+		Tick:             100 * time.Millisecond,
+		Loops:            min(runtime.GOMAXPROCS(0), 255),
+		PayloadMax:       64 << 10,
+		BacklogMax:       1 << 20,
+		Logger:           slog.Default(),
+	}, got)
+}
+
+// Defaults that follow from other fields.
+func TestConfigDerived(t *testing.T) {
+	t.Parallel()
+	fill := func(c Config) Config {
+		t.Helper()
+		got, err := c.withDefaults()
+		require.NoError(t, err)
+		return got
+	}
+	assert.Equal(t, 7*time.Second, fill(Config{Policy: heartbeat.Policy{Timeout: 7 * time.Second}}).WriteTimeout)
+	assert.Equal(t, 30*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: 300 * time.Millisecond}}).Tick)
+	assert.Equal(t, 5*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: 30 * time.Millisecond}}).Tick)
+	assert.Equal(t, 100*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: time.Hour}}).Tick)
+	assert.Equal(t, 4<<20+codec.HeaderSize, fill(Config{PayloadMax: 4 << 20}).BacklogMax, "room for one frame")
+	assert.Equal(t, codec.Binary{PayloadMax: 99}, fill(Config{PayloadMax: 99}).NewCodec())
+}
