@@ -7,10 +7,10 @@
 // # The wheel
 //
 // A [Wheel] belongs to one event loop, and so to one goroutine. It knows sessions by small dense
-// numbers and keeps 8 bytes for each. What arrives on a session moves nothing in the wheel:
-// [Wheel.Touch] stores a tick, and no more. When the tick comes at which a session was to be looked
-// at, [Wheel.Advance] asks its owner, who sees when it was last heard of and answers when to look
-// again. So a session costs one look per timeout, however much it sends.
+// numbers and keeps some 12 bytes for each, without a pointer. What arrives on a session moves
+// nothing in the wheel: [Wheel.Touch] stores a tick, and no more. When the tick comes at which a
+// session was to be looked at, [Wheel.Advance] asks its owner, who sees when it was last heard of
+// and answers when to look again. So a session costs one look per timeout, however much it sends.
 //
 // The owner keeps what the wheel does not: the deadline itself, which may be later than the next
 // look, and whose number it is, for numbers are given out again.

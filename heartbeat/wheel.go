@@ -78,11 +78,14 @@ type record struct {
 	last Tick
 }
 
-const pageBits = 12
-
 // A page is 32 KiB of records. Pages are never moved, and hold no pointers for the garbage
 // collector to follow.
-type page [1 << pageBits]record
+type page [pageLen]record
+
+const (
+	pageBits = 12
+	pageLen  = 1 << pageBits
+)
 
 // A Wheel is a timing wheel for ids: small numbers, given out from 0 up so that they are dense.
 // After a burst it keeps its memory for the next one.
@@ -91,18 +94,18 @@ type page [1 << pageBits]record
 // look function that Advance calls, which may call every method but Advance.
 type Wheel struct {
 	pages []*page
-	ids   pool // chains of ids, one for each slot
+	ids   pool
 
-	now     Tick   // swept so far; the slot of now is empty, or being swept
-	target  Tick   // what Advance was last told; now is earlier if the sweep was cut short
-	base    Tick   // the tick t has the slot t-base
-	chunk   uint32 // rest of the slot of now, if the sweep was cut short there
-	cursor  uint32 // index of the next id in that chunk
+	now     Tick  // swept so far; the slot of now is empty, or being swept
+	target  Tick  // what Advance was last told; now is earlier if the sweep was cut short
+	base    Tick  // the tick t has the slot t-base
+	rest    chain // of the slot of now, if the sweep was cut short there
 	pending int
+	fetched plan
 
 	summary [slots / 64 / 64]uint64 // a bit for each word of nonEmpty that is not 0
 	isSet   [slots / 64]uint64      // a bit for each slot that is not empty
-	heads   [slots]uint32           // each slot's first chunk
+	heads   [slots]chain
 }
 
 // NewWheel returns an empty wheel whose clock stands at now. If now is 0, it is 1.
@@ -121,7 +124,10 @@ func (w *Wheel) Schedule(id uint32, at Tick) {
 	if at == 0 {
 		return
 	}
-	r := w.grow(id)
+	r := w.record(id)
+	if r == nil {
+		r = w.grow(id)
+	}
 	d := w.ahead(at)
 	p := r.plan
 	if p&isWanted != 0 && w.distance(p.wanted()) <= d {
@@ -178,7 +184,7 @@ func (w *Wheel) When(id uint32) Tick {
 // It may turn out to be nothing but leftovers of looks that were canceled or brought forward. If
 // the sweep was cut short by its budget, it is Now.
 func (w *Wheel) Next() Tick {
-	if w.chunk != 0 {
+	if w.rest != 0 {
 		return tickAt(w.now)
 	}
 	if d := w.following(); d != 0 {
@@ -212,17 +218,16 @@ const lookCost = 8
 func (w *Wheel) Advance(now Tick, budget int, look func(id uint32, last Tick) Tick) (looked int, done bool) {
 	w.aim(now)
 	credit := int64(min(budget, math.MaxInt32)) * lookCost
-	for w.chunk != 0 || w.detach() {
-		c := w.ids.chunk(w.chunk)
-		if w.cursor == c.n {
-			w.chunk, w.cursor = w.ids.release(w.chunk), 0
+	for w.rest != 0 || w.detach() {
+		if w.rest.len() == 0 {
+			w.begin(w.ids.release(w.rest))
 			continue
 		}
 		if credit <= 0 {
 			return looked, false
 		}
-		id := c.ids[w.cursor]
-		w.cursor++
+		w.rest--
+		id := w.ids.chunk(w.rest).ids[w.rest.len()]
 		w.pending--
 		last, due := w.take(id)
 		if !due {
@@ -263,12 +268,24 @@ func (w *Wheel) detach() bool {
 	}
 	w.now += Tick(d)
 	s := w.slot(0)
-	w.chunk, w.cursor = w.heads[s], 0
+	w.begin(w.heads[s])
 	w.heads[s] = 0
 	if w.isSet[s/64] &^= 1 << (s % 64); w.isSet[s/64] == 0 {
 		w.summary[s/64/64] &^= 1 << (s / 64 % 64)
 	}
 	return true
+}
+
+// begin makes c what is swept next, and reads the records of its first chunk. What it reads is of no
+// use, but then they are in the cache: read one look after the other, they were misses in a row, and a
+// sweep over a million sessions took more than twice as long.
+func (w *Wheel) begin(c chain) {
+	w.rest = c
+	var p plan
+	for _, id := range w.ids.chunk(c).ids[:c.len()] {
+		p ^= w.record(id).plan
+	}
+	w.fetched = p
 }
 
 // take takes an entry of id from the slot of now, and tells whether id is to be looked at.
@@ -295,12 +312,14 @@ func (w *Wheel) take(id uint32) (last Tick, due bool) {
 // file adds an entry for id, which wants to be looked at d ticks after now, and returns p with it.
 func (w *Wheel) file(id uint32, p plan, d uint32) plan {
 	s := w.slot(min(d, w.lag()+max(uint32(Horizon)>>p.forgotten(), 1)))
-	head := w.heads[s]
-	w.heads[s] = w.ids.push(head, id)
-	if head == 0 {
+	c := w.heads[s]
+	if c.len() == chunkLen || c == 0 {
 		w.isSet[s/64] |= 1 << (s % 64)
 		w.summary[s/64/64] |= 1 << (s / 64 % 64)
+		c = w.ids.extend(c)
 	}
+	w.ids.chunk(c).ids[c.len()] = id
+	w.heads[s] = c + 1
 	w.pending++
 	return p.file(s)
 }
@@ -346,75 +365,77 @@ func tickAt(t Tick) Tick { return max(t, 1) }
 // record returns the record of id, nil if id is on a page that was never used.
 func (w *Wheel) record(id uint32) *record {
 	if i := id >> pageBits; int(i) < len(w.pages) && w.pages[i] != nil {
-		return &w.pages[i][id%(1<<pageBits)]
+		return &w.pages[i][id%pageLen]
 	}
 	return nil
 }
 
-// grow returns the record of id, and makes the page for it if there is none.
+// grow makes the page for id, and returns its record.
 func (w *Wheel) grow(id uint32) *record {
-	if r := w.record(id); r != nil {
-		return r
-	}
 	i := int(id >> pageBits)
 	if i >= len(w.pages) {
 		w.pages = append(w.pages, make([]*page, i+1-len(w.pages))...)
 	}
 	w.pages[i] = new(page)
-	return &w.pages[i][id%(1<<pageBits)]
+	return &w.pages[i][id%pageLen]
 }
 
-// A chunk is 256 bytes of ids, and the number of the chunk that follows it, 0 for none. So a slot
-// takes little more than 4 bytes for each id, and is read in sequence.
+// A chunk is 256 bytes: some ids, and the chain that they are put before. So a slot takes little more
+// than 4 bytes for each id, and is read in sequence.
 type chunk struct {
-	next uint32
-	n    uint32
-	ids  [62]uint32
+	next chain
+	ids  [chunkLen]uint32
 }
 
-const chunkBits = 7 // a block of chunks is 32 KiB
+// A chain says where ids are, 0 for none: the number of its first chunk, shifted, and how many ids that
+// one holds. So who adds an id need not read the chunk first, which is seldom in the cache.
+type chain uint32
 
-// A pool holds chunks of ids, none of which has a pointer. The number 0 is given to no chunk.
+const (
+	lenBits  = 6
+	chunkLen = 1<<lenBits - 1
+)
+
+func (c chain) len() uint32 { return uint32(c) & chunkLen }
+
+// A pool holds chunks, none of which has a pointer, in blocks of 32 KiB. Number 0 is given to none.
 type pool struct {
-	blocks []*[1 << chunkBits]chunk
-	free   uint32 // first of those that were released
+	blocks []*[blockLen]chunk
+	free   chain  // of chunks without ids
 	made   uint32 // numbers given out so far
 }
 
-func (p *pool) chunk(i uint32) *chunk { return &p.blocks[i>>chunkBits][i%(1<<chunkBits)] }
+const (
+	blockBits = 7
+	blockLen  = 1 << blockBits
+)
 
-// push adds id to the chain that starts at head, and returns where it starts now.
-func (p *pool) push(head, id uint32) uint32 {
-	if head != 0 {
-		if c := p.chunk(head); c.n < uint32(len(c.ids)) {
-			c.ids[c.n] = id
-			c.n++
-			return head
+// chunk returns the first chunk of c.
+func (p *pool) chunk(c chain) *chunk {
+	i := c >> lenBits
+	return &p.blocks[i>>blockBits][i%blockLen]
+}
+
+// extend puts an empty chunk before c.
+func (p *pool) extend(c chain) chain {
+	first := p.free
+	if first != 0 {
+		p.free = p.chunk(first).next
+	} else {
+		p.made++
+		if int(p.made>>blockBits) >= len(p.blocks) {
+			p.blocks = append(p.blocks, new([blockLen]chunk))
 		}
+		first = chain(p.made << lenBits)
 	}
-	i := p.alloc()
-	c := p.chunk(i)
-	c.next, c.n, c.ids[0] = head, 1, id
-	return i
+	p.chunk(first).next = c
+	return first
 }
 
-// alloc returns the number of a chunk that is not in use.
-func (p *pool) alloc() uint32 {
-	if i := p.free; i != 0 {
-		p.free = p.chunk(i).next
-		return i
-	}
-	p.made++
-	if int(p.made>>chunkBits) >= len(p.blocks) {
-		p.blocks = append(p.blocks, new([1 << chunkBits]chunk))
-	}
-	return p.made
-}
-
-// release gives back a chunk, and returns the number of the one that follows it.
-func (p *pool) release(i uint32) uint32 {
-	c := p.chunk(i)
-	next := c.next
-	c.next, p.free = p.free, i
-	return next
+// release frees the first chunk of c, which is empty, and returns the rest.
+func (p *pool) release(c chain) chain {
+	first := p.chunk(c)
+	rest := first.next
+	first.next, p.free = p.free, c
+	return rest
 }

@@ -58,7 +58,8 @@ func TestUnknownIDs(t *testing.T) {
 
 	w.Touch(3*4096, 7)
 	assert.Equal(t, Tick(7), w.Last(3*4096))
-	w.Schedule(5, 0)
+	w.Schedule(5, 0) // never
+	assert.Zero(t, w.Pending())
 	w.Cancel(5) // on a page below, which was never used
 	assert.Zero(t, w.When(5))
 	w.Schedule(5, 10)
@@ -160,6 +161,40 @@ func TestStall(t *testing.T) {
 			require.Equal(t, now.Add(i+1), w.When(i))
 		}
 	}
+}
+
+// A sweep that was cut short finds what is overdue nearly all the way around the wheel.
+func TestNearlyAllTheWayAround(t *testing.T) {
+	for _, start := range []Tick{1, 64, 2600, slots - 1} {
+		w := NewWheel(start)
+		w.Schedule(1, start+1)
+		_, done := w.Advance(start+4000, 0, nil)
+		require.False(t, done)
+		far := start + 4000 + Horizon
+		w.Schedule(2, far)
+		assert.Equal(t, far, w.When(2))
+		assert.Equal(t, []uint32{1, 2}, sweep(t, w, far))
+	}
+}
+
+func TestClockDoesNotGoBack(t *testing.T) {
+	w := NewWheel(100)
+	w.Schedule(1, 200)
+	assert.Empty(t, sweep(t, w, 150))
+	w.Advance(120, noLimit, nil)
+	assert.Equal(t, Tick(150), w.Now())
+	w.Schedule(2, 130)
+	assert.Equal(t, Tick(151), w.When(2))
+	assert.Equal(t, []uint32{2, 1}, sweep(t, w, 200))
+}
+
+// The slot of the tick that there is not, 0, is looked at with 1, and reads as 1.
+func TestNoTickIsZero(t *testing.T) {
+	w := NewWheel(math.MaxUint32)
+	w.Schedule(1, math.MaxUint32)
+	assert.Equal(t, Tick(1), w.When(1))
+	assert.Equal(t, Tick(1), w.Next())
+	assert.Equal(t, []uint32{1}, sweep(t, w, 1))
 }
 
 func TestBudgetResumes(t *testing.T) {
@@ -310,12 +345,11 @@ func checkWheel(t *testing.T, w *Wheel) {
 	t.Helper()
 	here, elsewhere := map[uint32]uint32{}, map[uint32]uint32{} // entries where an id is filed, and others
 	pending, chunks := 0, uint32(0)
-	walk := func(slot, i, from uint32) {
-		for ; i != 0; i, from = w.ids.chunk(i).next, 0 {
-			c := w.ids.chunk(i)
+	walk := func(slot uint32, c chain) {
+		for ; c != 0; c = w.ids.chunk(c).next {
 			chunks++
-			pending += int(c.n - from)
-			for _, id := range c.ids[from:c.n] {
+			pending += int(c.len())
+			for _, id := range w.ids.chunk(c).ids[:c.len()] {
 				if here[id] == 0 && w.record(id).plan.isFiledAt(slot) {
 					here[id]++
 				} else {
@@ -324,17 +358,17 @@ func checkWheel(t *testing.T, w *Wheel) {
 			}
 		}
 	}
-	for s, i := range w.heads {
+	for s, c := range w.heads {
 		word := w.isSet[s/64]
-		if set := word>>(s%64)&1 != 0; set != (i != 0) || w.summary[s/64/64]>>(s/64%64)&1 != 0 != (word != 0) {
-			t.Fatalf("slot %d: chunk %d, word %x, summary %x", s, i, word, w.summary)
+		if set := word>>(s%64)&1 != 0; set != (c != 0) || w.summary[s/64/64]>>(s/64%64)&1 != 0 != (word != 0) {
+			t.Fatalf("slot %d: chain %x, word %x, summary %x", s, c, word, w.summary)
 		}
-		walk(uint32(s), i, 0)
+		walk(uint32(s), c)
 	}
 	require.Zero(t, w.heads[w.slot(0)], "the slot of now is detached")
-	walk(w.slot(0), w.chunk, w.cursor)
+	walk(w.slot(0), w.rest)
 	require.Equal(t, w.pending, pending)
-	for i := w.ids.free; i != 0; i = w.ids.chunk(i).next {
+	for c := w.ids.free; c != 0; c = w.ids.chunk(c).next {
 		chunks++
 	}
 	require.Equal(t, w.ids.made, chunks, "every chunk is in use or free")
