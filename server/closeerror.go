@@ -23,7 +23,9 @@ type CloseError struct {
 // Error names the reason, the detail and the cause.
 func (e *CloseError) Error() string {
 	s := e.Reason.String()
-	if e.Detail != "" {
+	if e.Reason == PeerGoodbye {
+		s += fmt.Sprintf(" %d: %q", uint16(e.PeerCode), e.Detail) // a stranger's text
+	} else if e.Detail != "" {
 		s += ": " + e.Detail
 	}
 	if e.Err != nil && e.Err.Error() != e.Detail {
@@ -53,14 +55,14 @@ func (e *CloseError) Errno() (call string, errno syscall.Errno) {
 // a plain copy.
 type Record struct {
 	Age       time.Duration // from OnOpen to the end
-	Idle      time.Duration // since the last inbound byte
+	Idle      time.Duration // since the last inbound byte; to the grain of Config.Tick where TCP does not know better
 	BytesIn   uint64        // bytes received, frame headers included
 	BytesOut  uint64        // bytes given to the kernel or waiting for it
 	FramesIn  uint64        // complete frames received
 	FramesOut uint64        // frames sent or waiting
 	RTT       time.Duration // smoothed Ping round trip; 0: never measured
 	Pings     int           // Pings unanswered at the end
-	Unsent    int           // bytes of BytesOut that the kernel had not taken: they are lost
+	Unsent    int           // bytes of BytesOut that are lost: never taken by the kernel, or not acknowledged when the server reset
 	Reset     bool          // the server ended the connection with an RST
 
 	TCPState sockstat.TCPState // of the connection at the very end; 0 on other systems

@@ -64,7 +64,8 @@ const (
 	defaultTickMin          = 5 * time.Millisecond
 	tickMin                 = time.Millisecond
 	defaultBacklogMax       = 1 << 20
-	loopsMax                = 255 // gnet numbers loops in a byte
+	durationMax             = 7 * 24 * time.Hour // TCP_USER_TIMEOUT counts milliseconds in 32 bits
+	loopsMax                = 255                // gnet numbers loops in a byte
 )
 
 // withDefaults checks c and fills its zero fields in.
@@ -84,8 +85,8 @@ func (c Config) withDefaults() (Config, error) {
 		{"CloseTimeout", &c.CloseTimeout, defaultCloseTimeout},
 		{"Tick", &c.Tick, max(min(defaultTick, c.Policy.Interval/10), defaultTickMin)},
 	} {
-		if *d.value < 0 {
-			return c, fmt.Errorf("server: Config.%s: %v is negative", d.field, *d.value)
+		if *d.value < 0 || *d.value > durationMax {
+			return c, fmt.Errorf("server: Config.%s: %v is not between 0 and %v", d.field, *d.value, durationMax)
 		}
 		if *d.value == 0 {
 			*d.value = d.zero
@@ -94,8 +95,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Tick < tickMin {
 		return c, fmt.Errorf("server: Config.Tick: %v is shorter than %v", c.Tick, tickMin)
 	}
-	if err := checkGrain(c.Policy, c.Tick); err != nil {
-		return c, fmt.Errorf("server: Config.Tick: %w", err)
+	if err := checkPolicy("Config", c.Policy, c.Tick); err != nil {
+		return c, err
 	}
 	if c.PayloadMax < 0 || c.PayloadMax > codec.PayloadLimit {
 		return c, fmt.Errorf("server: Config.PayloadMax: %d is not between 0 and %d", c.PayloadMax, codec.PayloadLimit)
@@ -132,11 +133,14 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// checkGrain says whether a policy can be kept with this tick: a Ping needs room between the ticks
+// checkPolicy says whether a policy can be kept with this tick: a Ping needs room between the ticks
 // at which it is sent and at which its answer is missed.
-func checkGrain(p heartbeat.Policy, tick time.Duration) error {
+func checkPolicy(where string, p heartbeat.Policy, tick time.Duration) error {
+	if p.Timeout > durationMax {
+		return fmt.Errorf("server: %s.Policy.Timeout: %v is longer than %v", where, p.Timeout, durationMax)
+	}
 	if p.Interval < 4*tick {
-		return fmt.Errorf("%v is too coarse for an Interval of %v: at most a quarter of it", tick, p.Interval)
+		return fmt.Errorf("server: %s.Tick: %v is too coarse for a Policy.Interval of %v: at most a quarter of it", where, tick, p.Interval)
 	}
 	return nil
 }

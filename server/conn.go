@@ -47,11 +47,12 @@ type conn struct {
 	liveness
 	progress
 
-	// Instants, as elapsed since the server's epoch.
-	openedAt time.Duration
-	frameAt  time.Duration // the unfinished frame's first byte
-	goneAt   time.Duration // the Goodbye has left or has come: CloseTimeout runs; 0: not yet
-	acquit   bool          // bytes waited at a handshake or frame deadline: one more look is granted
+	openedAt time.Duration // elapsed since the server's epoch
+	// Instants from which the peer's deadlines run, as loop.present tells them.
+	readyAt time.Duration // OnOpen
+	frameAt time.Duration // the unfinished frame's first byte; 0: there is none
+	goneAt  time.Duration // the Goodbye has left or has come: CloseTimeout runs; 0: not yet
+	acquit  bool          // bytes waited at one of them: one more look is granted
 
 	bytesIn, framesIn   uint64
 	bytesOut, framesOut uint64 // framesOut is guarded by mu
@@ -68,22 +69,31 @@ type conn struct {
 }
 
 // newConn makes the conn for an accepted connection; it has no loop yet.
-func newConn(s *Server, remote netip.AddrPort, tcp bool) *conn {
-	c := &conn{srv: s, tcp: tcp, fd: -1, codec: s.cfg.NewCodec(), policy: s.cfg.Policy, judge: s.cfg.Judge}
+func newConn(s *Server, remote netip.AddrPort, tcp bool) (c *conn, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in Config.NewCodec: %v", p)
+		}
+	}()
+	c = &conn{srv: s, tcp: tcp, fd: -1, codec: s.cfg.NewCodec(), policy: s.cfg.Policy, judge: s.cfg.Judge}
 	c.needer, _ = c.codec.(codec.Needer)
 	c.session = &Session{c: c, remote: remote}
-	return c
+	return c, nil
 }
 
 // onOpen begins the session on its loop.
 func (c *conn) onOpen(sock socket) {
 	l, s := c.loop, c.srv
 	l.beginTurn()
+	defer c.crashed("open")
 	c.sock, c.fd = sock, sock.Fd()
+	if c.tcp {
+		_ = sock.SetLinger(-1) // admit set it
+	}
 	c.id = l.add(c)
 	c.phase = open
 	c.opened.Store(true)
-	c.openedAt = s.elapsed()
+	c.openedAt, c.readyAt = s.elapsed(), l.present()
 	c.heard(l.tick)
 	if c.tcp {
 		c.applyOptions()
@@ -103,6 +113,7 @@ func (c *conn) onOpen(sock socket) {
 
 // onTraffic decodes what has arrived, and flushes once what that brought about.
 func (c *conn) onTraffic() {
+	defer c.crashed("traffic")
 	l := c.loop
 	l.beginTurn()
 	n := c.sock.InboundBuffered()
@@ -145,22 +156,23 @@ func (c *conn) decode() {
 	if c.sealed.Load() {
 		return
 	}
-	if n > 0 {
-		_, _ = c.sock.Discard(n) // Discard(0) would drop everything
-		c.acquit = false
+	c.need, c.left = 0, len(buf)-n
+	switch {
+	case c.left == 0:
+		c.frameAt = 0
+	case n > 0 || c.frameAt == 0: // a frame begins
+		c.frameAt = max(c.loop.present(), 1)
+		c.loop.lookIn(c.id, c.srv.cfg.FrameTimeout)
 	}
-	if rest := buf[n:]; len(rest) > 0 {
-		if n > 0 || c.frameAt == 0 {
-			c.frameAt = c.srv.elapsed()
-			c.loop.lookIn(c.id, c.srv.cfg.FrameTimeout)
-		}
-		c.need = len(rest) + 1
+	if c.left > 0 {
+		c.need = c.left + 1
 		if c.needer != nil {
-			c.need = max(c.need, c.needer.Need(rest))
+			c.need = max(c.need, c.needer.Need(buf[n:]))
 		}
-		c.left = len(rest)
-	} else {
-		c.need, c.left, c.frameAt = 0, 0, 0
+	}
+	if n > 0 {
+		c.acquit = false
+		_, _ = c.sock.Discard(n) // gives buf back; and Discard(0) would drop everything
 	}
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -20,10 +21,13 @@ const (
 	hallPlaces = 256 // connections that wait for one loop; beyond it the kernel's queue holds them
 	inFlight   = 8   // of those, handed to gnet at a time: each is a goroutine there until OnOpen has run
 	patience   = 10 * time.Millisecond
+	porchTime  = 100 * time.Millisecond // from the Goodbye to one refused to its RST
+	porchMax   = 64                     // refused connections that wait for it
 )
 
 // Listen opens a listener for Serve. addr is "tcp://host:port" or "unix:///path"; without a scheme
-// it is TCP. SO_REUSEADDR is set, so that a restart finds its port free.
+// it is TCP. SO_REUSEADDR is set, so that a restart finds its port free, and
+// Multipath TCP, which the net package offers by default, is not: of it the kernel tells less.
 func Listen(addr string) (net.Listener, error) {
 	network, address, ok := strings.Cut(addr, "://")
 	if !ok {
@@ -34,7 +38,10 @@ func Listen(addr string) (net.Listener, error) {
 	default:
 		return nil, fmt.Errorf("server: Listen: %q: the network %q is not one of tcp, tcp4, tcp6, unix", addr, network)
 	}
-	ln, err := net.Listen(network, address)
+	var lc net.ListenConfig
+	lc.KeepAlive = -1         // each connection gets its own, from the policy
+	lc.SetMultipathTCP(false) // such a socket answers neither TCP_INFO nor TCP_USER_TIMEOUT for its path
+	ln, err := lc.Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, fmt.Errorf("server: Listen: %w", err)
 	}
@@ -60,13 +67,13 @@ func (s *Server) ListenAndServe(addr string) error {
 // does not end the server.
 func (s *Server) Serve(ln net.Listener) error {
 	defer ln.Close()
-	if err := s.open(ln); err != nil {
+	if err := s.open(&ln); err != nil {
 		return err
 	}
 	defer s.accepting.Done()
 	err := s.accept(ln)
 	s.mu.Lock()
-	delete(s.listeners, ln)
+	delete(s.listeners, &ln)
 	if s.closing {
 		err = ErrServerClosed
 	}
@@ -75,7 +82,7 @@ func (s *Server) Serve(ln net.Listener) error {
 }
 
 // open starts the loops if need be and enters ln.
-func (s *Server) open(ln net.Listener) error {
+func (s *Server) open(ln *net.Listener) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -86,7 +93,7 @@ func (s *Server) open(ln net.Listener) error {
 	}
 	s.listeners[ln] = struct{}{}
 	if s.addr == nil {
-		s.addr = ln.Addr()
+		s.addr = (*ln).Addr()
 	}
 	s.accepting.Add(1)
 	return nil
@@ -149,10 +156,19 @@ func (s *Server) admit(nc net.Conn) error {
 		_ = nc.Close()
 		return fmt.Errorf("server: Serve: the listener gives connections of type %T; only *net.TCPConn and *net.UnixConn can be served", nc)
 	}
-	c := newConn(s, remoteOf(nc), tcp)
+	c, err := newConn(s, remoteOf(nc), tcp)
+	if err != nil {
+		s.counters.acceptErrors.Inc()
+		s.log.Error("pulsewheel: an accepted connection has no codec", "err", err)
+		reset(nc)
+		return nil
+	}
 	if s.held.Inc() > int64(s.cfg.ConnsMax) && s.cfg.ConnsMax > 0 {
 		s.refuse(nc, c.codec)
 		return nil
+	}
+	if tcp {
+		_ = nc.(*net.TCPConn).SetLinger(0) // should it not get as far as OnOpen, which takes that back: no TIME_WAIT here
 	}
 	h := s.choose()
 	h.loop.load.Inc()
@@ -164,7 +180,7 @@ func (s *Server) admit(nc net.Conn) error {
 	return nil
 }
 
-// refuse tells a connection that is one too many so, and resets it: no TIME_WAIT stays here.
+// refuse tells a connection that is one too many so, and has it reset: no TIME_WAIT stays here.
 func (s *Server) refuse(nc net.Conn, cdc codec.Codec) {
 	s.counters.refused.Inc()
 	s.release(nil)
@@ -173,6 +189,33 @@ func (s *Server) refuse(nc net.Conn, cdc codec.Codec) {
 		_ = nc.SetWriteDeadline(time.Now().Add(patience)) // the send buffer of a new socket takes it at once
 		_, _ = nc.Write(b)
 	}
+	select {
+	case s.porch <- refused{nc, s.elapsed() + porchTime}:
+	default: // a crowd: no courtesies
+		reset(nc)
+	}
+}
+
+// refused is a connection that has been told so, and when it is to be reset.
+type refused struct {
+	nc net.Conn
+	at time.Duration
+}
+
+// sweepPorch resets who has been refused, a moment after the Goodbye: an RST that overtakes the
+// client's own connect(2) makes that fail, and the Goodbye is never read (seen on loopback).
+func (s *Server) sweepPorch() {
+	defer close(s.swept)
+	for r := range s.porch {
+		select {
+		case <-time.After(r.at - s.elapsed()):
+		case <-s.stopping:
+		}
+		reset(r.nc)
+	}
+}
+
+func reset(nc net.Conn) {
 	if tc, ok := nc.(*net.TCPConn); ok {
 		_ = tc.SetLinger(0)
 	}

@@ -39,7 +39,7 @@ func (c *conn) endProtocol(err error) {
 // endByHandler ends the session with what a method of the Handler returned.
 func (c *conn) endByHandler(err error) {
 	var r Reason
-	if errors.As(err, &r) && r.Known() && r != ServerFull {
+	if errors.As(err, &r) && r.given() {
 		end := &CloseError{Reason: r}
 		if err != error(r) {
 			end.Detail = err.Error()
@@ -70,25 +70,26 @@ func (c *conn) finish() {
 		c.abort(r.told())
 	default:
 		c.phase = closing
-		c.mu.Lock()
-		_, err := c.encode(c.goodbye(), maxInt)
-		c.mu.Unlock()
-		if err != nil {
-			c.srv.log.Debug("pulsewheel: the codec refused a Goodbye", "err", err)
-		}
+		c.queueGoodbye()
 		c.flush()
 		if c.phase == closing {
 			c.discard()
-			c.loop.lookIn(c.id, 0)
+			if wait := c.lookClosing(c.srv.elapsed()); c.phase == closing {
+				c.loop.lookIn(c.id, wait)
+			}
 		}
 	}
 }
 
-// goodbye is the frame that explains the recorded end.
-func (c *conn) goodbye() codec.Frame {
+// queueGoodbye queues the frame that explains the recorded end.
+func (c *conn) queueGoodbye() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	text, _ := codec.CutGoodbyeText(c.end.Detail)
 	payload, _ := codec.AppendGoodbye(nil, uint16(c.end.Reason), text)
-	return codec.Frame{Type: codec.Goodbye, Payload: payload}
+	if _, err := c.encode(codec.Frame{Type: codec.Goodbye, Payload: payload}, maxInt); err != nil {
+		c.srv.log.Debug("pulsewheel: the codec refused a Goodbye", "err", err)
+	}
 }
 
 // linger tells the end at once and lets the socket wait for the peer's FIN, which keeps TIME_WAIT
@@ -99,7 +100,7 @@ func (c *conn) linger() {
 		return
 	}
 	c.phase = lingering
-	c.goneAt = c.srv.elapsed()
+	c.goneAt, c.acquit = c.loop.present(), false
 	c.loop.lookIn(c.id, c.srv.cfg.CloseTimeout)
 	c.tell(c.fd)
 	c.discard()
@@ -112,19 +113,21 @@ func (c *conn) abort(tell bool) {
 		return
 	}
 	c.sample(c.fd)
-	if tell && c.broken == nil {
+	tell = tell && c.broken == nil
+	if tell {
 		c.flush()
 		if c.sock == nil {
 			return
 		}
-		if c.sock.OutboundBuffered() == 0 {
-			c.mu.Lock()
-			_, _ = c.encode(c.goodbye(), maxInt)
-			c.mu.Unlock()
-			c.flush()
-			if c.sock == nil {
-				return
-			}
+	}
+	if c.tcp {
+		c.lost += c.inKernel()
+	}
+	if tell && c.sock.OutboundBuffered() == 0 {
+		c.queueGoodbye()
+		c.flush()
+		if c.sock == nil {
+			return
 		}
 	}
 	c.reset = true
@@ -226,7 +229,9 @@ func (c *conn) timedOut(fd int) (Reason, string) {
 // tell completes the record, fd being still open, and calls OnClose, once.
 func (c *conn) tell(fd int) {
 	c.told = true
-	c.sample(fd)
+	if !c.reset { // else that was done before the Goodbye, to which the peer may have answered already
+		c.sample(fd)
+	}
 	s := c.session
 	end := c.end
 	now := c.srv.elapsed()
@@ -286,13 +291,27 @@ func (c *conn) deliver(m called, payload []byte, why Suspicion) (err error) {
 // caught, deferred, turns a panic in application code into an error and logs it with its stack.
 func (c *conn) caught(m called, err *error) {
 	if p := recover(); p != nil {
-		*err = fmt.Errorf("panic in %s: %v", m, p)
-		c.srv.log.Error("pulsewheel: panic", "in", string(m), "session", c.session.id, "panic", p, "stack", string(debug.Stack()))
+		*err = c.panicked(m, p)
 	}
+}
+
+// crashed, deferred wherever gnet or the wheel calls in for one conn, catches what application code
+// other than a Handler (a codec, a judge) throws: that session is reset, the server goes on.
+func (c *conn) crashed(in called) {
+	if p := recover(); p != nil {
+		c.setEnd(&CloseError{Reason: HandlerFailed, Err: c.panicked(in, p)})
+		c.abort(false)
+	}
+}
+
+func (c *conn) panicked(in called, p any) error {
+	c.srv.log.Error("pulsewheel: panic", "in", string(in), "session", c.session.id, "panic", p, "stack", string(debug.Stack()))
+	return fmt.Errorf("panic in %s: %v", in, p)
 }
 
 // runPost runs what Session.Post or a timer brought; a panic in it ends the session.
 func (c *conn) runPost(f func()) {
+	defer c.crashed(calledPost)
 	err := c.guarded(f)
 	if err != nil {
 		c.endByHandler(err)

@@ -16,7 +16,7 @@ type engine struct {
 	gnet.BuiltinEventEngine
 	srv    *Server
 	client *gnet.Client
-	loops  []gnet.EventLoop // by loop.index
+	seeds  []*seed // by loop.index
 }
 
 // socket is what a conn needs of its gnet.Conn. It may be used only on the loop, between OnOpen and
@@ -32,12 +32,22 @@ type socket interface {
 	Fd() int
 }
 
-// seed is the context of the connection by which a loop is learned.
-type seed struct{ loop gnet.EventLoop }
+// seed is the connection by which a loop is learned. It stays, for a loop that wants another turn of
+// its own: gnet runs what is executed on a loop until nothing is left, before it looks at the sockets
+// again, so that a loop which executes itself would starve them. A byte through the seed waits its
+// turn among the others.
+type seed struct {
+	l    *loop
+	loop gnet.EventLoop
+	far  net.Conn
+}
 
-// startEngine starts n event loops and learns each of them: gnet does not list its loops, but tells
+var oneByte = []byte{1}
+
+// startEngine starts an event loop for each of s.loops and learns it: gnet does not list its loops, but tells
 // a connection's, and puts each new one on the loop with the fewest.
-func startEngine(s *Server, n int) (*engine, error) {
+func startEngine(s *Server) (*engine, error) {
+	n := len(s.loops)
 	e := &engine{srv: s}
 	var err error
 	e.client, err = gnet.NewClient(e,
@@ -49,20 +59,19 @@ func startEngine(s *Server, n int) (*engine, error) {
 		return nil, fmt.Errorf("server: event loops: %w", err)
 	}
 	seen := map[gnet.EventLoop]bool{}
-	for range n {
+	for _, l := range s.loops {
 		near, far, err := seedPair()
 		if err != nil {
 			e.stop()
 			return nil, fmt.Errorf("server: event loops: %w", err)
 		}
-		defer far.Close() // gnet then sees EOF and closes its end
-		learned := &seed{}
-		if _, err = e.client.EnrollContext(near, learned); err != nil {
+		sd := &seed{l: l, far: far}
+		e.seeds = append(e.seeds, sd)
+		if _, err = e.client.EnrollContext(near, sd); err != nil {
 			e.stop()
 			return nil, fmt.Errorf("server: event loops: %w", err)
 		}
-		seen[learned.loop] = true
-		e.loops = append(e.loops, learned.loop)
+		seen[sd.loop] = true
 	}
 	if len(seen) != n {
 		e.stop()
@@ -72,24 +81,30 @@ func startEngine(s *Server, n int) (*engine, error) {
 }
 
 // stop ends the loops. Nothing may be enrolled or executed any more.
-func (e *engine) stop() { _ = e.client.Stop() }
-
-// execute has l.Run called on its loop.
-func (e *engine) execute(l *loop) error {
-	return e.loops[l.index].Execute(context.Background(), l)
+func (e *engine) stop() {
+	_ = e.client.Stop()
+	for _, sd := range e.seeds {
+		_ = sd.far.Close()
+	}
 }
+
+// execute has l.Run called on its loop, before the loop looks at its sockets again.
+func (e *engine) execute(l *loop) { _ = e.seeds[l.index].loop.Execute(context.Background(), l) }
+
+// again has l.Run called after the loop has looked at its sockets.
+func (e *engine) again(l *loop) { _, _ = e.seeds[l.index].far.Write(oneByte) }
 
 // close closes c's socket. On c's loop only; c.onClose runs before it returns.
 func (e *engine) close(c *conn) {
 	if gc, ok := c.sock.(gnet.Conn); ok {
-		_ = e.loops[c.loop.index].Close(gc)
+		_ = e.seeds[c.loop.index].loop.Close(gc)
 	}
 }
 
 // enroll gives nc to c's loop, where c.onOpen follows. It takes nc over, also when it fails; wait
 // blocks until OnOpen has run or never will.
 func (e *engine) enroll(nc net.Conn, c *conn) (wait func() error, err error) {
-	res, err := e.loops[c.loop.index].Enroll(&enrolment{context.Background(), c}, nc)
+	res, err := e.seeds[c.loop.index].loop.Enroll(&enrolment{context.Background(), c}, nc)
 	if err != nil {
 		_ = nc.Close()
 		return nil, err
@@ -119,10 +134,12 @@ func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 
 // OnTraffic implements gnet.EventHandler.
 func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
-	if c, ok := gc.Context().(*conn); ok {
-		c.onTraffic()
-	} else {
+	switch ctx := gc.Context().(type) {
+	case *conn:
+		ctx.onTraffic()
+	case *seed:
 		_, _ = gc.Discard(-1)
+		_ = ctx.l.Run(context.Background())
 	}
 	return gnet.None
 }

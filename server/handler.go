@@ -10,11 +10,11 @@ import "fmt"
 // goes on.
 type Handler interface {
 	// OnOpen is called once for each connection that becomes a session. An error refuses it: a
-	// Reason is the reason, any other error is HandlerFailed. OnClose follows in either case.
+	// Reason that Session.Close would take is the reason, any other error is HandlerFailed. OnClose
+	// follows in either case.
 	OnOpen(s *Session) error
 	// OnMessage is called for each Data frame. payload is the library's: it is valid until OnMessage
-	// returns, copy it to keep it. Returning a Reason ends the session with it, another error with
-	// HandlerFailed.
+	// returns, copy it to keep it. Returning an error ends the session, as in OnOpen.
 	OnMessage(s *Session, payload []byte) error
 	// OnSuspect is called when the peer may be gone, before that is certain. OnRecover or OnClose
 	// follows.

@@ -14,10 +14,12 @@ import (
 // liveness is what is known of the peer's being there.
 type liveness struct {
 	suspected bool
-	pings     int           // handed to the kernel since the last inbound byte
+	pings     int           // sent since the last inbound byte
 	firstPing time.Duration // when the first of those was
 	lastPing  time.Duration // when the last was
-	pingEnd   uint64        // bytesOut behind the newest Ping, while gnet still has a part of it; else 0
+	pingEnd   uint64        // bytesOut behind the newest Ping, while much is on the way before it; else 0
+	stuckAt   time.Duration // when that Ping was queued
+	firstAsk  time.Duration // loop.present when the session's very first Ping was sent; 0: never
 	pingStamp time.Duration // payload of the newest Ping
 
 	sampled   TCPInfo // the last look at the kernel's counters
@@ -46,7 +48,8 @@ func (c *conn) heard(now heartbeat.Tick) {
 
 // onLook is the session's turn in the wheel: every deadline it has is looked at, and the nearest that
 // remains is returned.
-func (c *conn) onLook(last heartbeat.Tick) heartbeat.Tick {
+func (c *conn) onLook(last heartbeat.Tick) (next heartbeat.Tick) {
+	defer c.crashed("look")
 	now := c.srv.elapsed()
 	var wait time.Duration
 	switch c.phase {
@@ -55,19 +58,18 @@ func (c *conn) onLook(last heartbeat.Tick) heartbeat.Tick {
 	case closing:
 		wait = c.lookClosing(now)
 	case lingering:
-		if wait = c.goneAt + c.srv.cfg.CloseTimeout - now; wait <= 0 {
-			c.abort(false)
-		}
+		wait = c.lookGone()
 	}
 	if c.phase == closed {
 		return 0
 	}
-	return c.srv.dueTick(now + max(wait, time.Millisecond))
+	return c.srv.dueTick(now, now+min(max(wait, time.Millisecond), forever))
 }
 
 // lookOpen looks at the deadlines of a living session.
 func (c *conn) lookOpen(now time.Duration, last heartbeat.Tick) time.Duration {
 	if c.broken != nil { // gnet should have met the end by now
+		c.salvage(c.sock, c.fd)
 		c.setEnd(c.causeOf(c.fd, c.broken))
 		c.finish()
 		return 0
@@ -83,24 +85,25 @@ func (c *conn) lookOpen(now time.Duration, last heartbeat.Tick) time.Duration {
 }
 
 // lookProgress looks whether the peer takes what is sent to it. It is slow if it has taken nothing for
-// WriteTimeout although the path works; a path that retransmits is for the silence to judge.
+// WriteTimeout although it is there: a path that retransmits is for the silence to judge, and so is, where
+// the kernel does not tell, a peer that says nothing either.
 func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if !c.watching {
 		return forever
 	}
 	waiting, taken := c.sock.OutboundBuffered(), c.acknowledged()
-	if taken != c.delivered {
-		c.delivered, c.movedAt = taken, now
-	}
 	if taken == c.bytesOut {
 		c.watching = false
 		return forever
+	}
+	if taken != c.delivered {
+		c.delivered, c.movedAt = taken, c.movedWhen(now)
 	}
 	left := c.movedAt + c.srv.cfg.WriteTimeout - now
 	if left > 0 {
 		return min(left, c.watchEvery(waiting))
 	}
-	if ti := c.sample(c.fd); ti.Retransmits > 0 && ti.SndWnd > 0 {
+	if ti := c.sample(c.fd); ti.Retransmits > 0 && ti.SndWnd > 0 || !ti.Known() && c.session.Idle() >= c.policy.Interval {
 		return c.watchEvery(waiting)
 	}
 	c.endWith(PeerSlow, "it has taken none of %d bytes for %v", c.bytesOut-taken, (now - c.movedAt).Round(time.Millisecond))
@@ -108,29 +111,29 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	return 0
 }
 
+// movedWhen says when, since the last look, the peer last took something. With its window closed that was
+// a round trip after the last segment was sent: probes of the window carry no data.
+func (c *conn) movedWhen(now time.Duration) time.Duration {
+	ti := c.sample(c.fd)
+	if !ti.Known() || ti.SndWnd > 0 {
+		return now
+	}
+	return min(max(c.movedAt, now-ti.LastDataSent+ti.RTT+4*ti.RTTVar), now)
+}
+
 const forever = time.Duration(1<<62 - 1)
 
 // lookInput looks at the handshake and frame deadlines. A frame that has begun is the frame
 // deadline's alone: a trickle is told as what it is.
 func (c *conn) lookInput(now time.Duration) time.Duration {
-	var left time.Duration
+	present, left := c.loop.present(), forever
 	switch {
 	case c.frameAt != 0:
-		left = c.frameAt + c.srv.cfg.FrameTimeout - now
+		left = c.frameAt + c.srv.cfg.FrameTimeout - present
 	case c.framesIn == 0:
-		left = c.openedAt + c.srv.cfg.HandshakeTimeout - now
-	default:
-		return forever
+		left = c.askReady(now, present)
 	}
-	if left > 0 {
-		if c.framesIn == 0 && c.pings == 0 && c.pingEnd == 0 {
-			// A client that only receives has something to answer before its handshake deadline.
-			if half := c.openedAt + c.srv.cfg.HandshakeTimeout/2 - now; half > 0 {
-				left = min(left, half)
-			} else if c.frameAt == 0 {
-				c.ping(now)
-			}
-		}
+	if left > 0 || c.phase != open {
 		return left
 	}
 	if c.unread() && !c.acquit {
@@ -142,12 +145,27 @@ func (c *conn) lookInput(now time.Duration) time.Duration {
 	}
 	if c.frameAt != 0 {
 		c.endWith(PeerStalledFrame, "a frame of which %d bytes came is unfinished after %v",
-			c.left, (now - c.frameAt).Round(time.Millisecond))
+			c.left, (present - c.frameAt).Round(time.Millisecond))
 	} else {
-		c.endWith(PeerUnready, "no complete frame within %v", (now - c.openedAt).Round(time.Millisecond))
+		c.endWith(PeerUnready, "no complete frame within %v", (present - c.readyAt).Round(time.Millisecond))
 	}
 	c.finish()
 	return 0
+}
+
+// askReady returns what is left of the handshake deadline. A client that only receives is given
+// something to answer, a Ping, at half of it at the latest, and a quarter of it to answer in.
+func (c *conn) askReady(now, present time.Duration) time.Duration {
+	timeout := c.srv.cfg.HandshakeTimeout
+	left := c.readyAt + timeout - present
+	if c.firstAsk != 0 {
+		return max(left, c.firstAsk+timeout/4-present)
+	}
+	if half := left - timeout/2; half > 0 {
+		return half
+	}
+	c.ping(now)
+	return max(left, timeout/4)
 }
 
 // unread asks the kernel what waits to be read. true: bytes, or the peer's FIN, wait: the loop's next
@@ -166,10 +184,14 @@ func (c *conn) unread() bool {
 	return false
 }
 
+// jiffy is by how much the kernel's stamps may be too old: one tick of its own clock, at most 10 ms
+// (CONFIG_HZ is 100 to 1000).
+const jiffy = 10 * time.Millisecond
+
 // lookSilence asks the judge, and before a suspicion or a conviction the kernel.
 func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration {
-	if c.pingEnd != 0 && c.bytesOut-uint64(c.sock.OutboundBuffered()) >= c.pingEnd {
-		c.pingHanded(now)
+	if c.pingEnd != 0 && c.acknowledged()+near >= c.pingEnd {
+		c.pingSent(now)
 	}
 	e := c.evidence(now, last)
 	verdict, wait := c.judgement(e)
@@ -180,8 +202,8 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 		if c.phase != open {
 			return 0
 		}
-		if ti := c.sample(c.fd); ti.Known() && ti.LastDataRecv < e.Silence {
-			e.Silence, e.Grain = ti.LastDataRecv, time.Millisecond
+		if ti := c.sample(c.fd); ti.Known() && ti.LastDataRecv-jiffy < e.Silence {
+			e.Silence, e.Grain = ti.LastDataRecv-jiffy, jiffy
 			verdict, wait = c.judgement(e)
 		}
 	}
@@ -197,6 +219,9 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 		c.convict(e.Silence)
 		return 0
 	}
+	if c.pingEnd != 0 { // its way is followed tick by tick
+		wait = min(wait, c.srv.cfg.Tick)
+	}
 	return wait
 }
 
@@ -204,11 +229,21 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 func (c *conn) evidence(now time.Duration, last heartbeat.Tick) heartbeat.Evidence {
 	tick := c.srv.cfg.Tick
 	silence := now%tick + time.Duration(c.srv.tickAt(now).Sub(last)-1)*tick
-	return heartbeat.Evidence{
+	e := heartbeat.Evidence{
 		Policy: c.policy, Silence: max(silence, 0), Grain: tick,
 		Pings: c.pings, PingAge: now - c.firstPing, LastPing: now - c.lastPing,
 		Suspected: c.suspected, RTT: c.session.RTT(), Seed: uint32(c.session.id),
 	}
+	if c.pingEnd != 0 {
+		// The Ping is behind output that the peer has yet to take. If it takes none, that asks it just as
+		// well, from when it last took something; if it reads on, slowly, it cannot answer yet.
+		e.LastPing = now - max(c.stuckAt, c.movedAt)
+		if c.pings == 0 {
+			e.PingAge = e.LastPing
+		}
+		e.Pings = max(c.pings, 2)
+	}
+	return e
 }
 
 func (c *conn) judgement(e heartbeat.Evidence) (heartbeat.Verdict, time.Duration) {
@@ -238,15 +273,17 @@ func (c *conn) convict(silence time.Duration) {
 		c.broken = os.NewSyscallError("getsockopt", err)
 		c.setEnd(c.causeOf(c.fd, nil))
 	} else {
-		c.endWith(silentReason(c.sampled), "silent for %v, %d Pings unanswered", silence.Round(time.Millisecond), c.pings)
+		c.endWith(silentReason(c.sampled, c.srv.elapsed()-c.firstPing), "silent for %v, %d Pings unanswered",
+			silence.Round(time.Millisecond), c.pings)
 	}
 	c.finish()
 }
 
 // silentReason tells the frozen process, whose kernel has acknowledged every Ping, from the dead
-// path, on which they are sent again and again. last_ack_recv alone proves nothing, nor do backoff
-// and probes while the peer's window is closed.
-func silentReason(ti TCPInfo) Reason {
+// path, on which they are sent again and again. An old last_ack_recv proves nothing, nor do backoff
+// and probes while the peer's window is closed; but one acknowledgement since the first Ping, asked
+// ago, proves that its kernel answers although something is on the way just now.
+func silentReason(ti TCPInfo, asked time.Duration) Reason {
 	switch {
 	case !ti.Known():
 		return HeartbeatLost
@@ -254,6 +291,8 @@ func silentReason(ti TCPInfo) Reason {
 		return PeerFrozen
 	case ti.Retransmits > 0:
 		return PathDead
+	case ti.LastAckRecv < asked:
+		return PeerFrozen
 	}
 	return HeartbeatLost
 }
@@ -274,7 +313,11 @@ func (c *conn) sample(fd int) TCPInfo {
 	return c.sampled
 }
 
-// ping sends a Ping, unless the one before is still waiting for the kernel.
+// near is how much may be on the way before a Ping that counts as sent. Behind more than that it cannot
+// be answered yet, however alive the peer is: it counts when what is before it has been acknowledged.
+const near = 16 << 10
+
+// ping sends a Ping, unless the one before is still held up.
 func (c *conn) ping(now time.Duration) {
 	if c.pingEnd != 0 {
 		return
@@ -285,17 +328,20 @@ func (c *conn) ping(now time.Duration) {
 	if c.phase != open || c.broken != nil {
 		return
 	}
-	if c.sock.OutboundBuffered() == 0 {
-		c.pingHanded(now)
+	if c.acknowledged()+near >= c.bytesOut && c.sock.OutboundBuffered() == 0 {
+		c.pingSent(now)
 	} else {
-		c.pingEnd = c.bytesOut
+		c.pingEnd, c.stuckAt = c.bytesOut, now
 	}
 }
 
-// pingHanded notes that the newest Ping has been handed to the kernel.
-func (c *conn) pingHanded(now time.Duration) {
+// pingSent notes that the newest Ping is on its way to the peer.
+func (c *conn) pingSent(now time.Duration) {
 	if c.pings == 0 {
 		c.firstPing = now
+	}
+	if c.firstAsk == 0 {
+		c.firstAsk = max(c.loop.present(), 1)
 	}
 	c.pings++
 	c.lastPing, c.pingEnd = now, 0
@@ -314,29 +360,39 @@ func (c *conn) onPong(payload []byte) {
 	c.session.rtt.Store(int64(rtt))
 }
 
-// lookClosing looks at a session that we let go in good order: the Goodbye must leave, with progress,
-// and then the peer's FIN must come.
+// lookClosing looks at a session that we let go in good order: the Goodbye, and what is before it, must
+// arrive, with progress, and then the peer's FIN must come.
 func (c *conn) lookClosing(now time.Duration) time.Duration {
-	waiting := c.sock.OutboundBuffered()
-	if waiting == 0 && c.goneAt == 0 {
-		c.goneAt = now
-	}
 	if c.broken != nil {
 		c.abort(false)
 		return 0
 	}
-	if c.goneAt != 0 {
-		left := c.goneAt + c.srv.cfg.CloseTimeout - now
-		if left <= 0 {
-			c.abort(false)
+	if c.goneAt == 0 {
+		taken := c.acknowledged()
+		if taken != c.delivered {
+			c.delivered, c.movedAt = taken, now
 		}
+		if taken < c.bytesOut {
+			if now-c.movedAt >= c.srv.cfg.WriteTimeout {
+				c.abort(false)
+			}
+			return c.srv.cfg.Tick
+		}
+		c.goneAt, c.acquit = c.loop.present(), false
+	}
+	return c.lookGone()
+}
+
+// lookGone waits for the peer's FIN.
+func (c *conn) lookGone() time.Duration {
+	left := c.goneAt + c.srv.cfg.CloseTimeout - c.loop.present()
+	if left > 0 {
 		return left
 	}
-	if taken := c.acknowledged(); taken != c.delivered {
-		c.delivered, c.movedAt = taken, now
+	if n, err := sockstat.Waiting(c.fd); err == nil && n == 0 && !c.acquit {
+		c.acquit = true // it is there; gnet reads it before the next look
+		return c.srv.cfg.Tick
 	}
-	if now-c.movedAt >= c.srv.cfg.WriteTimeout {
-		c.abort(false)
-	}
-	return c.srv.cfg.Tick
+	c.abort(false)
+	return 0
 }

@@ -22,18 +22,21 @@ type loop struct {
 	index int
 
 	tick    heartbeat.Tick // the clock as this loop has last seen it
+	turn    heartbeat.Tick // when the present turn began
+	away    time.Duration  // spent in turns that were too long: nobody was looked after meanwhile
 	wheel   *heartbeat.Wheel
 	entries []entry  // by wheel id
 	free    []uint32 // wheel ids to be used again
 	look    func(id uint32, last heartbeat.Tick) heartbeat.Tick
 
-	mu     sync.Mutex // guards the rest
-	dirty  []*conn    // have something to flush
-	posts  []post
-	spare  []*conn // dirty's other half
-	woken  bool    // Run is under way
-	last   bool    // no more after what is posted now
-	closed bool
+	mu      sync.Mutex // guards the rest
+	dirty   []*conn    // have something to flush
+	posts   []post
+	spare   []*conn // dirty's other half
+	woken   bool    // Run has been asked for and has not begun
+	running bool    // Run has begun and has not ended
+	last    bool    // no more after what is posted now
+	closed  bool
 
 	_       [64]byte      // what the ticker reads stays off the loop's cache lines
 	nextDue atomic.Uint32 // the tick at which the wheel wants to be swept; 0: nothing pending
@@ -54,7 +57,8 @@ type post struct {
 }
 
 func newLoop(s *Server, index int) *loop {
-	l := &loop{srv: s, index: index, tick: 1, wheel: heartbeat.NewWheel(1)}
+	now := s.tickAt(s.elapsed())
+	l := &loop{srv: s, index: index, tick: now, wheel: heartbeat.NewWheel(now)}
 	l.look = func(id uint32, last heartbeat.Tick) heartbeat.Tick {
 		if e := l.entries[id]; e != nil {
 			return e.onLook(last)
@@ -85,12 +89,8 @@ func (l *loop) remove(id uint32) {
 
 // lookIn has id looked at in d from now, or sooner.
 func (l *loop) lookIn(id uint32, d time.Duration) {
-	l.lookAt(id, l.srv.dueTick(l.srv.elapsed()+d))
-}
-
-// lookAt has id looked at in tick at, or sooner.
-func (l *loop) lookAt(id uint32, at heartbeat.Tick) {
-	l.wheel.Schedule(id, at)
+	now := l.srv.elapsed()
+	l.wheel.Schedule(id, l.srv.dueTick(now, now+d))
 	l.publish()
 }
 
@@ -102,10 +102,20 @@ func (l *loop) publish() {
 }
 
 // beginTurn brings the loop's clock up to date with the coarse clock that the ticker publishes.
-func (l *loop) beginTurn() { l.tick = heartbeat.Tick(l.srv.now.Load()) }
+func (l *loop) beginTurn() {
+	if now := heartbeat.Tick(l.srv.now.Load()); l.tick.Before(now) {
+		l.tick = now
+	}
+	l.turn = l.tick
+}
 
-// endTurn sweeps if the tick has come for it.
+// endTurn sweeps if the tick has come for it, and notes a turn that took too long.
 func (l *loop) endTurn() {
+	if ticks := heartbeat.Tick(l.srv.now.Load()).Sub(l.turn); ticks > 3 {
+		if took := time.Duration(ticks) * l.srv.cfg.Tick; took > l.srv.absence() {
+			l.away += took
+		}
+	}
 	if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !l.tick.Before(due) {
 		l.sweep()
 	}
@@ -114,7 +124,11 @@ func (l *loop) endTurn() {
 // sweep looks at what is due, within the turn's budget; the rest is left to the loop's next turn.
 func (l *loop) sweep() {
 	start := l.srv.elapsed()
-	l.tick = l.srv.tickAt(start)
+	tick := l.srv.tickAt(start)
+	if time.Duration(tick.Sub(heartbeat.Tick(l.srv.now.Load())))*l.srv.cfg.Tick > l.srv.absence() {
+		return // the process was stopped and the ticker does not know yet; it will wake us
+	}
+	l.tick = tick
 	for {
 		_, done := l.wheel.Advance(l.tick, sweepBatch, l.look)
 		if done {
@@ -128,6 +142,12 @@ func (l *loop) sweep() {
 	l.publish()
 }
 
+// present is the time for which this loop has been there for its peers, for deadlines that are the
+// peer's to keep: it stands still while the process was stopped or a handler blocked the loop.
+func (l *loop) present() time.Duration {
+	return l.srv.elapsed() - l.away - time.Duration(l.srv.away.Load())
+}
+
 // wake has Run called. Any goroutine may call it; while a wake is under way it costs nothing.
 func (l *loop) wake() {
 	l.mu.Lock()
@@ -135,10 +155,11 @@ func (l *loop) wake() {
 	if first {
 		l.woken = true
 	}
+	running := l.running
 	l.mu.Unlock()
-	if first {
+	if first && !running { // else Run sees to it when it ends
 		l.srv.counters.wakes.Inc()
-		_ = l.srv.engine.execute(l)
+		l.srv.engine.execute(l)
 	}
 }
 
@@ -169,14 +190,14 @@ func (l *loop) post(c *conn, f func()) bool {
 // Run is one turn on behalf of other goroutines: flush the dirty, run the posts, sweep. gnet calls it
 // on the loop.
 func (l *loop) Run(context.Context) error {
-	l.beginTurn()
 	l.mu.Lock()
 	dirty, posts := l.dirty, l.posts
 	l.dirty, l.posts, l.spare = l.spare[:0], nil, nil
-	l.woken = false
+	l.woken, l.running = false, true
 	l.mu.Unlock()
+	l.beginTurn()
 	for _, c := range dirty {
-		c.flush()
+		c.flushDirty()
 	}
 	for _, p := range posts {
 		if p.c == nil {
@@ -186,14 +207,23 @@ func (l *loop) Run(context.Context) error {
 		}
 	}
 	l.endTurn()
+	if l.tick.Sub(l.wheel.Now()) >= l.srv.nudge/2 {
+		l.sweep() // nothing was due, but ticks that are too far apart cannot be compared
+	}
 
 	clear(dirty)
 	l.mu.Lock()
 	l.spare = dirty
+	l.running = false
 	if l.last && len(l.posts) == 0 && len(l.dirty) == 0 {
 		l.closed = true
 	}
+	again := l.woken && !l.closed
 	l.mu.Unlock()
+	if again {
+		l.srv.counters.wakes.Inc()
+		l.srv.engine.again(l)
+	}
 	return nil
 }
 

@@ -38,7 +38,7 @@ func (c *conn) appendFrame(f codec.Frame, limit int) (first bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end != nil {
-		return false, c.end.Reason
+		return false, c.endedError()
 	}
 	return c.encode(f, limit)
 }
@@ -136,13 +136,19 @@ func (c *conn) write(b []byte) {
 		}
 	}
 	if len(b) > 0 {
-		sock := c.sock
-		if _, err := sock.Write(b); err != nil || c.sock == nil {
-			c.lost += len(b)
+		c.lost += len(b) // should gnet's Write fail, it closes the connection before it returns
+		if _, err := c.sock.Write(b); err != nil || c.sock == nil {
 			return
 		}
+		c.lost -= len(b)
 	}
 	c.watch()
+}
+
+// flushDirty is flush, called by the loop.
+func (c *conn) flushDirty() {
+	defer c.crashed("flush")
+	c.flush()
 }
 
 // progress is what is known of the peer's taking what is sent to it.
@@ -182,9 +188,15 @@ func (c *conn) watchEvery(waiting int) time.Duration {
 
 // acknowledged returns how many bytes of bytesOut the peer's kernel has taken.
 func (c *conn) acknowledged() uint64 {
-	onTheWay := c.sock.OutboundBuffered()
-	if n, err := sockstat.Unacknowledged(c.fd); err == nil {
-		onTheWay += n
+	return c.bytesOut - min(c.bytesOut, uint64(c.sock.OutboundBuffered()+c.inKernel()))
+}
+
+// inKernel returns the bytes that the kernel has and the peer's kernel has not acknowledged. For a Unix
+// socket there is no such thing: what is counted there is what the peer's process has not read.
+func (c *conn) inKernel() int {
+	n, err := sockstat.Unacknowledged(c.fd)
+	if err != nil {
+		return 0
 	}
-	return c.bytesOut - uint64(onTheWay)
+	return n
 }

@@ -63,8 +63,7 @@ func (r Reason) String() string {
 // Error implements error; it is the name.
 func (r Reason) Error() string { return r.String() }
 
-// Is makes every Reason an error that is net.ErrClosed: what Send and its kin return once a session
-// has ended.
+// Is makes every Reason, and so every CloseError, an error that is net.ErrClosed.
 func (r Reason) Is(target error) bool { return target == net.ErrClosed }
 
 // MarshalText makes a reason its name in JSON and logs.
@@ -74,6 +73,17 @@ func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 func (r Reason) Known() bool {
 	_, ok := reasonNames[r]
 	return ok || r >= AppReason
+}
+
+// given tells whether an application may end a session with r: what only the library can know, a FIN or
+// a silence, is not the application's to say.
+func (r Reason) given() bool {
+	switch r {
+	case PeerProtocol, PeerSlow, PeerFlood, PeerUnready, PeerStalledFrame,
+		ServerClosed, ServerShutdown, SessionReplaced, HandlerFailed:
+		return true
+	}
+	return r >= AppReason
 }
 
 // abrupt tells whether a session with this end is reset at once, after a Goodbye if one can be sent

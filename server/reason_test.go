@@ -113,6 +113,10 @@ func TestCloseError(t *testing.T) {
 	assert.Zero(t, errno)
 	assert.ErrorIs(t, bare, net.ErrClosed)
 
+	left := &server.CloseError{Reason: server.PeerGoodbye, PeerCode: 1042, Detail: "bye\nnow"}
+	assert.Contains(t, left.Error(), "1042")
+	assert.NotContains(t, left.Error(), "\n", "a stranger's text is quoted")
+
 	naked := &server.CloseError{Reason: server.PathDead, Err: syscall.ETIMEDOUT} // an errno without its call
 	call, errno = naked.Errno()
 	assert.Empty(t, call)
@@ -123,6 +127,18 @@ func TestCloseError(t *testing.T) {
 	assert.Empty(t, call)
 	assert.Zero(t, errno)
 	assert.Equal(t, "handler_failed: no such room", other.Error())
+}
+
+func TestEndedError(t *testing.T) {
+	t.Parallel()
+	err := fmt.Errorf("to room 5: %w", &server.EndedError{Session: 7, Reason: server.PeerReset})
+	assert.ErrorIs(t, err, server.PeerReset)
+	assert.ErrorIs(t, err, net.ErrClosed)
+	assert.NotErrorIs(t, err, server.PeerClosed)
+	assert.ErrorContains(t, err, "session 7")
+	assert.ErrorContains(t, err, "peer_reset")
+	var reason server.Reason
+	assert.False(t, errors.As(err, &reason), "another session's reason is not taken for one's own")
 }
 
 func TestRecordString(t *testing.T) {

@@ -34,10 +34,16 @@ type Server struct {
 	engine *engine
 	loops  []*loop
 	halls  []*hall // by loop
+	porch  chan refused
+	swept  chan struct{} // the porch is empty and stays so
 
-	_   [64]byte
-	now atomic.Uint32 // the coarse clock, a heartbeat.Tick; written by the ticker alone
-	_   [64]byte
+	_      [64]byte
+	now    atomic.Uint32  // the coarse clock, a heartbeat.Tick; written by the ticker alone
+	away   atomic.Int64   // nanoseconds for which the whole process was stopped; likewise
+	ticked time.Duration  // when the ticker last ran; the ticker's
+	nudged heartbeat.Tick // when it last woke loops that have nothing due; likewise
+	nudge  int32          // it does so after this many ticks
+	_      [64]byte
 
 	lastID   atomic.Uint64
 	held     atomic.Int64  // connections from admission to the socket's close
@@ -49,7 +55,8 @@ type Server struct {
 	started   bool
 	closing   bool
 	hurried   bool
-	listeners map[net.Listener]struct{}
+	drained   error                      // what the first Drain returns; written before done is closed
+	listeners map[*net.Listener]struct{} // by pointer: not every type of listener can be a key
 	addr      net.Addr
 	accepting sync.WaitGroup
 	stopping  chan struct{} // closed when closing is set
@@ -68,8 +75,8 @@ func New(h Handler, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, handler: h, log: cfg.Logger, epoch: time.Now(), empty: make(chan struct{}, 1),
-		stopping: make(chan struct{}), hurry: make(chan struct{}), done: make(chan struct{}), listeners: map[net.Listener]struct{}{}}
-	s.now.Store(1)
+		stopping: make(chan struct{}), hurry: make(chan struct{}), done: make(chan struct{}), listeners: map[*net.Listener]struct{}{}}
+	s.nudge = 1 << 29
 	s.registry.init()
 	s.counters.init()
 	return s, nil
@@ -80,10 +87,13 @@ func (s *Server) start() error {
 	if s.started {
 		return nil
 	}
+	s.ticked = s.elapsed()
+	s.nudged = s.tickAt(s.ticked)
+	s.now.Store(uint32(s.nudged))
 	for i := range s.cfg.Loops {
 		s.loops = append(s.loops, newLoop(s, i))
 	}
-	e, err := startEngine(s, s.cfg.Loops)
+	e, err := startEngine(s)
 	if err != nil {
 		s.loops = nil
 		return err
@@ -92,6 +102,8 @@ func (s *Server) start() error {
 	for _, l := range s.loops {
 		s.halls = append(s.halls, openHall(s, l))
 	}
+	s.porch, s.swept = make(chan refused, porchMax), make(chan struct{})
+	go s.sweepPorch()
 	s.started = true
 	return nil
 }
@@ -113,18 +125,22 @@ func (s *Server) Sessions() iter.Seq[*Session] { return s.registry.all() }
 // Drain ends the server in good order: it stops accepting, closes every session with ServerShutdown,
 // and waits until each peer has closed, or until ctx is done; those that remain are then reset. Every
 // OnClose has been called when it returns. The error is nil, or tells how many were reset and wraps
-// ctx's.
+// ctx's. A second Drain waits for the first, or for its own ctx.
 func (s *Server) Drain(ctx context.Context) error {
 	if !s.beginEnd(false) {
-		<-s.done
-		return nil
+		select {
+		case <-s.done:
+			return s.drained
+		case <-ctx.Done():
+			return fmt.Errorf("server: Drain: another Drain is still under way: %w", ctx.Err())
+		}
 	}
 	for sess := range s.Sessions() {
 		_ = sess.Close(ServerShutdown, "the server is shutting down")
 	}
-	err := s.awaitEmpty(ctx)
+	s.drained = s.awaitEmpty(ctx)
 	s.end()
-	return err
+	return s.drained
 }
 
 // Close ends the server now: it stops accepting and resets every session with ServerShutdown, after
@@ -154,10 +170,14 @@ func (s *Server) beginEnd(hurry bool) bool {
 	s.closing = true
 	close(s.stopping)
 	for ln := range s.listeners {
-		_ = ln.Close()
+		_ = (*ln).Close()
 	}
 	s.mu.Unlock()
 	s.accepting.Wait()
+	if s.porch != nil {
+		close(s.porch)
+		<-s.swept
+	}
 	for _, h := range s.halls {
 		h.close()
 	}
@@ -184,6 +204,7 @@ func (s *Server) end() {
 	for _, l := range s.loops {
 		l.post(nil, func() {
 			l.conns(func(c *conn) {
+				defer c.crashed("close")
 				c.endWith(ServerShutdown, "the server is shutting down")
 				c.abort(c.phase == open)
 			})
@@ -231,15 +252,27 @@ func (s *Server) release(l *loop) {
 // to the next tick: deadlines are absolute, so that nothing drifts.
 func (s *Server) onTick() time.Duration {
 	now := s.elapsed()
+	if gap := now - s.ticked; gap > s.cfg.Tick+s.absence() {
+		s.away.Add(int64(gap - s.cfg.Tick))
+	}
+	s.ticked = now
 	tick := s.tickAt(now)
 	s.now.Store(uint32(tick))
+	nudge := tick.Sub(s.nudged) >= s.nudge
+	if nudge {
+		s.nudged = tick
+	}
 	for _, l := range s.loops {
-		if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !tick.Before(due) {
+		if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !tick.Before(due) || nudge {
 			l.wake()
 		}
 	}
 	return s.cfg.Tick - s.elapsed()%s.cfg.Tick
 }
+
+// absence is how long a loop, or the process, must have done nothing for its peers not to be held to
+// that time.
+func (s *Server) absence() time.Duration { return max(3*s.cfg.Tick, 50*time.Millisecond) }
 
 // elapsed returns the time since the server's epoch, by the monotonic clock.
 func (s *Server) elapsed() time.Duration { return time.Since(s.epoch) }
@@ -250,7 +283,12 @@ func (s *Server) tickAt(d time.Duration) heartbeat.Tick {
 	return heartbeat.Tick(uint64(d/s.cfg.Tick)%ticks + 1)
 }
 
-// dueTick returns the first tick that begins at d or after it.
-func (s *Server) dueTick(d time.Duration) heartbeat.Tick {
+// dueTick returns the first tick that begins at d or after it, or one before that where d is too far
+// from now for ticks to be compared: who looks then finds out what remains.
+func (s *Server) dueTick(now, d time.Duration) heartbeat.Tick {
+	const far = 1 << 29
+	if (d-now)/s.cfg.Tick > far {
+		d = now + far*s.cfg.Tick
+	}
 	return s.tickAt(d + s.cfg.Tick - 1)
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -63,8 +64,8 @@ func (s *Session) Idle() time.Duration {
 // during one call of OnMessage, and by other goroutines meanwhile, leaves in one write.
 //
 // nil means queued, not delivered. A payload that the codec refuses is the codec's error; beyond
-// Config.BacklogMax it is ErrBacklogFull; after the end it is the Reason, which is net.ErrClosed to
-// errors.Is. In all three cases nothing of p was queued.
+// Config.BacklogMax it is ErrBacklogFull; after the end it is an *EndedError, which is net.ErrClosed and
+// the Reason to errors.Is. In all three cases nothing of p was queued.
 func (s *Session) Send(p []byte) error {
 	return s.c.send(codec.Frame{Type: codec.Data, Payload: p})
 }
@@ -75,14 +76,16 @@ var ErrText = errors.New("server: the text of Close was cut to 123 bytes of UTF-
 
 // Close ends the session: what is queued is flushed, a Goodbye with r and text follows, and then the
 // server waits up to Config.CloseTimeout for the peer to close first. OnClose is called when it has,
-// or when the server has reset it. A reason below 300 (the application found the peer's protocol
-// wrong, say) resets the peer at once instead.
+// or when the server has reset it. A reason below 200 (the application found the peer's protocol
+// wrong, say) resets the peer at once instead, after a Goodbye if one can be sent without waiting.
 //
-// If the session has ended already, Close returns the Reason with which it did, which is
-// net.ErrClosed to errors.Is. ServerFull, and numbers below 1000 that no reason has, are refused.
+// If the session has ended already, Close returns an *EndedError. r is PeerProtocol, PeerSlow,
+// PeerFlood, PeerUnready, PeerStalledFrame, ServerClosed, ServerShutdown, SessionReplaced,
+// HandlerFailed, or 1000 and up; what only the library can know, as PeerClosed or PathDead, is refused
+// with an error, and the session stays open.
 func (s *Session) Close(r Reason, text string) error {
-	if !r.Known() || r == ServerFull {
-		return fmt.Errorf("server: Close: %d is no reason that an application can give", uint16(r))
+	if !r.given() {
+		return fmt.Errorf("server: Close: %d is no reason that an application can give (%v)", uint16(r), r)
 	}
 	text, cut := codec.CutGoodbyeText(text)
 	if !s.c.setEnd(&CloseError{Reason: r, Detail: text}) {
@@ -97,14 +100,14 @@ func (s *Session) Close(r Reason, text string) error {
 
 // SetPolicy gives the session a policy of its own, from now on: a scene that takes 30 s to load, a
 // phone in the background. Zero fields are the defaults of heartbeat.Policy. The kernel's keepalive
-// follows. After the end it returns the Reason.
+// follows. After the end it returns an *EndedError.
 func (s *Session) SetPolicy(p heartbeat.Policy) error {
 	if err := p.Validate(); err != nil {
 		return fmt.Errorf("server: SetPolicy: %w", err)
 	}
 	p = p.OrDefault()
-	if err := checkGrain(p, s.c.srv.cfg.Tick); err != nil {
-		return fmt.Errorf("server: SetPolicy: Tick: %w", err)
+	if err := checkPolicy("SetPolicy", p, s.c.srv.cfg.Tick); err != nil {
+		return err
 	}
 	return s.Post(func() {
 		c := s.c
@@ -121,13 +124,13 @@ func (s *Session) SetPolicy(p heartbeat.Policy) error {
 
 // Post has f called on the session's event loop, after what was posted before: the way back for a
 // goroutine that has done blocking work. If Post returns nil, f is called once, also if the session
-// has ended meanwhile. Once the session has ended, Post returns the Reason and f is not called.
+// has ended meanwhile. Once the session has ended, Post returns an *EndedError and f is not called.
 func (s *Session) Post(f func()) error {
 	if err := s.c.ended(); err != nil {
 		return err
 	}
 	if !s.c.loop.post(s.c, f) {
-		return ServerShutdown
+		return &EndedError{Session: s.id, Reason: ServerShutdown}
 	}
 	return nil
 }
@@ -155,12 +158,31 @@ func (s *Session) finished() {
 	}
 }
 
-// ended returns the reason with which the session has ended, or nil.
+// An EndedError is returned by the methods of a Session that has ended. errors.Is finds in it
+// net.ErrClosed and the Reason. A Handler may return it without harm to its own session's reason: what
+// ended one session is not what ended another.
+type EndedError struct {
+	Session uint64
+	Reason  Reason
+}
+
+// Error names the session and the reason.
+func (e *EndedError) Error() string {
+	return fmt.Sprintf("server: session %d has ended: %v", e.Session, e.Reason)
+}
+
+// Is makes an EndedError its Reason and net.ErrClosed.
+func (e *EndedError) Is(target error) bool { return target == e.Reason || target == net.ErrClosed }
+
+// ended returns an *EndedError if the session has ended.
 func (c *conn) ended() error {
 	if !c.sealed.Load() {
 		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.end.Reason
+	return c.endedError()
 }
+
+// endedError is called with mu held and end set.
+func (c *conn) endedError() error { return &EndedError{Session: c.session.id, Reason: c.end.Reason} }

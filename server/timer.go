@@ -20,12 +20,14 @@ type timer struct {
 	stopped    atomic.Bool // f must not run any more
 }
 
+const afterMax = 100 * 365 * 24 * time.Hour // longer is never
+
 // After has f called on the session's event loop d from now, at most two ticks of Config.Tick late
 // and never early. It is called at most once, and not after the session's OnClose. stop prevents
 // that, if called before f is; it may be called from any goroutine, any number of times.
 func (s *Session) After(d time.Duration, f func()) (stop func()) {
 	srv := s.c.srv
-	t := &timer{s: s, f: f, at: srv.elapsed() + d}
+	t := &timer{s: s, f: f, at: srv.elapsed() + min(d, afterMax)}
 	_ = s.Post(t.arm)
 	return func() {
 		if !t.stopped.Swap(true) {
@@ -45,7 +47,7 @@ func (t *timer) arm() {
 		t.next.prev = t
 	}
 	s.timers = t
-	l.lookAt(t.id, s.c.srv.dueTick(t.at))
+	l.lookIn(t.id, t.at-l.srv.elapsed())
 }
 
 func (t *timer) disarm() {
@@ -68,8 +70,8 @@ func (t *timer) disarm() {
 // onLook implements entry.
 func (t *timer) onLook(heartbeat.Tick) heartbeat.Tick {
 	srv := t.s.c.srv
-	if srv.elapsed() < t.at { // beyond the wheel's horizon when it was armed
-		return srv.dueTick(t.at)
+	if now := srv.elapsed(); now < t.at { // beyond the wheel's horizon when it was armed
+		return srv.dueTick(now, t.at)
 	}
 	t.disarm()
 	if !t.stopped.Swap(true) {

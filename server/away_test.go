@@ -1,0 +1,165 @@
+//go:build unix
+
+package server_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/server"
+)
+
+// stall blocks the only loop of s for d, and returns when it has begun.
+func stall(t *testing.T, s *server.Session, d time.Duration) {
+	t.Helper()
+	begun := make(chan struct{})
+	require.NoError(t, s.Post(func() { close(begun); time.Sleep(d) }))
+	<-begun
+}
+
+// lives fails if any session ends within d.
+func lives(t *testing.T, h *recorder, d time.Duration) {
+	t.Helper()
+	select {
+	case e := <-h.closes:
+		assert.Fail(t, "a live client was ended", "%v; %v", e.end, e.end.Record)
+	case <-time.After(d):
+	}
+}
+
+// A client that only receives is not held to the time for which its loop was blocked: not by the
+// handshake deadline, and not by the heartbeat.
+func TestLoopAwayPastTheHandshake(t *testing.T) {
+	t.Parallel()
+	cfg := quick()
+	cfg.Loops = 1
+	h := newRecorder()
+	srv := start(t, h, cfg)
+	c := dial(t, srv)
+	s := h.nextOpen(t)
+	go c.beat()
+	stall(t, s, cfg.Policy.Timeout+cfg.HandshakeTimeout)
+	lives(t, h, cfg.Policy.Timeout+cfg.HandshakeTimeout+500*time.Millisecond)
+}
+
+// A frame that was held up by our own full receive buffer is not a stalled one.
+func TestLoopAwayInAFrame(t *testing.T) {
+	t.Parallel()
+	cfg := quick()
+	cfg.Loops = 1
+	cfg.Policy = heartbeat.Policy{Interval: 5 * time.Second}
+	cfg.FrameTimeout, cfg.HandshakeTimeout = time.Second, 5*time.Second
+	cfg.PayloadMax = 8 << 20
+	h := newRecorder()
+	done := make(chan int, 1)
+	h.onMessage = func(s *server.Session, p []byte) error { done <- len(p); return nil }
+	srv := start(t, h, cfg)
+	c := dial(t, srv)
+	s := h.nextOpen(t)
+	const size = 4 << 20
+	all := frame(codec.Data, make([]byte, size))
+	_, err := c.Write(all[:1000])
+	require.NoError(t, err)
+	eventually(t, 5*time.Second, func() bool { return s.Idle() < cfg.Tick || len(done) > 0 }, "begun")
+	stall(t, s, 1200*time.Millisecond)
+	_, err = c.Write(all[1000:])
+	require.NoError(t, err)
+	select {
+	case n := <-done:
+		assert.Equal(t, size, n)
+	case e := <-h.closes:
+		assert.Fail(t, "ended", "%v", e.end)
+	}
+}
+
+// The peer's FIN came while the loop was blocked past CloseTimeout: it is honoured.
+func TestLoopAwayWhileTheFINComes(t *testing.T) {
+	t.Parallel()
+	cfg := quick()
+	cfg.Loops = 1
+	h := newRecorder()
+	srv := start(t, h, cfg)
+	helper := dial(t, srv)
+	hs := h.nextOpen(t)
+	go helper.beat()
+	c := dial(t, srv)
+	s := h.nextOpen(t)
+	stall(t, hs, 30*time.Millisecond)
+	require.NoError(t, s.Close(server.ServerClosed, "bye"))
+	require.NoError(t, hs.Post(func() { time.Sleep(cfg.CloseTimeout + 200*time.Millisecond) }))
+	c.readUntil(t, codec.Goodbye)
+	c.Close()
+	e := h.nextClose(t)
+	assert.Equal(t, server.ServerClosed, e.end.Reason)
+	assert.False(t, e.end.Record.Reset)
+}
+
+func init() { roles["stoppable"] = stoppable }
+
+// stoppable is a server process that says its address, and at the end of its input what it told.
+func stoppable([]string) {
+	h := newRecorder()
+	h.onMessage = func(*server.Session, []byte) error { return nil }
+	srv, err := server.New(h, server.Config{
+		Policy: heartbeat.Policy{Interval: 400 * time.Millisecond, Timeout: 1200 * time.Millisecond},
+		Tick:   10 * time.Millisecond, HandshakeTimeout: time.Second, Loops: 2})
+	if err != nil {
+		panic(err)
+	}
+	ln, err := server.Listen("127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	go func() { _ = srv.Serve(ln) }()
+	fmt.Println(ln.Addr())
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	st := srv.Stats()
+	fmt.Println(st.Opened, st.Closed, st.Reasons)
+	_ = srv.Close()
+}
+
+// The server process is stopped for longer than every deadline, with 200 live clients, half of which
+// have never sent a frame and half of which have: nobody is convicted for it.
+func TestProcessStopped(t *testing.T) {
+	t.Parallel()
+	const clients, stop = 200, 4 * time.Second
+	cmd := role(t, "stoppable")
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(out)
+	require.True(t, lines.Scan())
+	for i := range clients {
+		nc, err := net.Dial("tcp", lines.Text())
+		require.NoError(t, err)
+		c := &client{nc, bufio.NewReader(nc)}
+		t.Cleanup(func() { c.Close() })
+		if i%2 == 0 {
+			c.send(t, codec.Data, []byte("here"))
+		}
+		go c.beat()
+	}
+	time.Sleep(300 * time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
+	time.Sleep(stop)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
+	time.Sleep(3 * time.Second)
+	in.Close()
+	require.True(t, lines.Scan())
+	t.Logf("stopped for %v with %d live clients; opened, closed, reasons: %s", stop, clients, lines.Text())
+	assert.Equal(t, fmt.Sprintf("%d 0 map[]", clients), lines.Text())
+	require.NoError(t, cmd.Wait())
+}

@@ -1,0 +1,181 @@
+package server_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/server"
+)
+
+func TestServeAfterClose(t *testing.T) {
+	t.Parallel()
+	srv, err := server.New(server.Base{}, calm())
+	require.NoError(t, err)
+	assert.Nil(t, srv.Addr())
+	require.NoError(t, srv.Close())
+	require.NoError(t, srv.Close())
+	require.NoError(t, srv.Drain(t.Context()))
+	ln := listen(t, "127.0.0.1:0")
+	err = srv.Serve(ln)
+	require.ErrorIs(t, err, server.ErrServerClosed)
+	require.ErrorIs(t, err, net.ErrClosed)
+	_, err = ln.Accept()
+	assert.ErrorIs(t, err, net.ErrClosed, "Serve has closed it")
+	assert.ErrorIs(t, srv.ListenAndServe("127.0.0.1:0"), server.ErrServerClosed)
+}
+
+// Whoever calls what and when: everything returns, and every OnOpen has its OnClose.
+func TestCloseDrainServe(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		h := newRecorder()
+		srv := start(t, h, quick())
+		var clients, all sync.WaitGroup
+		for range 4 {
+			cl := dial(t, srv)
+			clients.Go(func() { _, _ = cl.beat() })
+		}
+		h.nextOpen(t)
+		for range 2 {
+			all.Go(func() { assert.NoError(t, srv.Close()) })
+			all.Go(func() {
+				if err := srv.Drain(t.Context()); err != nil {
+					assert.ErrorIs(t, err, server.ErrServerClosed)
+				}
+			})
+			ln := listen(t, "127.0.0.1:0")
+			all.Go(func() { assert.ErrorIs(t, srv.Serve(ln), server.ErrServerClosed) })
+		}
+		all.Wait()
+		clients.Wait()
+		st := srv.Stats()
+		assert.Equal(t, st.Opened, st.Closed)
+		assert.EqualValues(t, st.Opened, st.Reasons[server.ServerShutdown])
+		assert.Len(t, h.closes, int(st.Opened))
+	}
+}
+
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	const n = 50
+	h := newRecorder()
+	srv := start(t, h, calm())
+	var clients sync.WaitGroup
+	for i := range n {
+		cl := dial(t, srv)
+		clients.Go(func() {
+			bye, err := cl.beat() // closes when it is told to go
+			if assert.NotNil(t, bye, "client %d: %v", i, err) {
+				code, text, err := codec.ParseGoodbye(bye.Payload)
+				assert.NoError(t, err)
+				assert.EqualValues(t, server.ServerShutdown, code)
+				assert.Equal(t, "the server is shutting down", text)
+			}
+		})
+	}
+	for range n {
+		h.nextOpen(t)
+	}
+	require.NoError(t, srv.Drain(t.Context()))
+	assert.Len(t, h.closes, n, "every OnClose has been called")
+	for range n {
+		e := h.nextClose(t)
+		assert.Equal(t, server.ServerShutdown, e.end.Reason)
+		assert.False(t, e.end.Record.Reset)
+	}
+	clients.Wait()
+	_, err := net.Dial("tcp", srv.Addr().String())
+	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+}
+
+func TestDrainOfThoseWhoStay(t *testing.T) {
+	t.Parallel()
+	h := newRecorder()
+	srv := start(t, h, calm())
+	var clients sync.WaitGroup
+	var rude []*client
+	for i := range 8 {
+		cl := dial(t, srv)
+		if i < 3 {
+			rude = append(rude, cl)
+		} else {
+			clients.Go(func() { _, _ = cl.beat() })
+		}
+		h.nextOpen(t)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	begun := time.Now()
+	err := srv.Drain(ctx)
+	assert.GreaterOrEqual(t, time.Since(begun), 200*time.Millisecond)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.ErrorContains(t, err, " 3 ")
+	clients.Wait()
+	for _, cl := range rude {
+		code, _ := cl.goodbye(t)
+		assert.Equal(t, server.ServerShutdown, code)
+		cl.wasReset(t, nil)
+	}
+	resets := 0
+	assert.Len(t, h.closes, 8)
+	for range 8 {
+		e := h.nextClose(t)
+		assert.Equal(t, server.ServerShutdown, e.end.Reason)
+		if e.end.Record.Reset {
+			resets++
+		}
+	}
+	assert.Equal(t, 3, resets)
+}
+
+func TestCloseCutsDrainShort(t *testing.T) {
+	t.Parallel()
+	h := newRecorder()
+	srv, cl, _ := open(t, h, calm())
+	drained := make(chan error, 1)
+	go func() { drained <- srv.Drain(context.Background()) }()
+	cl.goodbye(t) // and stays
+	select {
+	case err := <-drained:
+		assert.Fail(t, "Drain does not wait", "%v", err)
+	case <-time.After(30 * time.Millisecond):
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, srv.Drain(ctx), context.DeadlineExceeded, "a second Drain has its own patience")
+	require.NoError(t, srv.Close())
+	err := within(t, drained, "the end of Drain")
+	require.ErrorIs(t, err, server.ErrServerClosed)
+	assert.ErrorContains(t, err, " 1 ")
+	cl.wasReset(t, nil)
+	assert.Equal(t, server.ServerShutdown, h.nextClose(t).end.Reason)
+}
+
+// Close may be called from a handler, on a goroutine.
+func TestCloseFromAHandler(t *testing.T) {
+	t.Parallel()
+	h := newRecorder()
+	closed := make(chan error, 1)
+	var srv *server.Server
+	ready := make(chan struct{})
+	h.onMessage = func(*server.Session, []byte) error {
+		<-ready
+		go func() { closed <- srv.Close() }()
+		return nil
+	}
+	srv, cl, _ := open(t, h, calm())
+	close(ready)
+	cl.send(t, codec.Data, nil)
+	assert.NoError(t, within(t, closed, "the end of Close"))
+	code, _ := cl.goodbye(t)
+	assert.Equal(t, server.ServerShutdown, code)
+	cl.wasReset(t, nil)
+}

@@ -1,0 +1,104 @@
+package server
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/sockstat"
+)
+
+type closes struct {
+	Base
+	ends chan *CloseError
+}
+
+func (h closes) OnClose(_ *Session, end *CloseError) { h.ends <- end }
+
+// A clock whose ticks have come past what an int32 and a uint32 can count judges like any other.
+func TestClockOfWeeks(t *testing.T) {
+	for _, up := range []time.Duration{26 * 24 * time.Hour, 51 * 24 * time.Hour} { // 2^31 and 2^32 ms are 24.9 and 49.7 days
+		h := closes{ends: make(chan *CloseError, 1)}
+		s, err := New(h, Config{Loops: 1, Tick: time.Millisecond, HandshakeTimeout: 300 * time.Millisecond})
+		require.NoError(t, err)
+		s.epoch = s.epoch.Add(-up)
+		stop := serve(t, s)
+		c, err := net.Dial("tcp", s.Addr().String())
+		require.NoError(t, err)
+		select {
+		case end := <-h.ends:
+			assert.Equal(t, PeerUnready, end.Reason)
+		case <-time.After(10 * time.Second):
+			assert.Fail(t, "nothing was told", "up for %v", up)
+		}
+		require.NoError(t, c.Close())
+		stop()
+	}
+}
+
+// A loop that has nothing due is woken now and then all the same, so that its wheel's clock stays
+// comparable with the server's.
+func TestLoopWithNothingDueFollowsTheClock(t *testing.T) {
+	s, err := New(Base{}, Config{Loops: 2, Tick: time.Millisecond})
+	require.NoError(t, err)
+	s.nudge = 50
+	stop := serve(t, s)
+	defer stop()
+	for deadline := time.Now().Add(10 * time.Second); s.Stats().Wakes < 8; time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(deadline), "it was not woken")
+	}
+	for _, l := range s.loops {
+		behind := make(chan int32)
+		l.post(nil, func() { behind <- heartbeat.Tick(s.now.Load()).Sub(l.wheel.Now()) })
+		assert.Less(t, <-behind, int32(s.now.Load()-1), "its wheel has been turned since the start")
+	}
+}
+
+// serve serves s on a loopback port; stop closes it.
+func serve(t *testing.T, s *Server) (stop func()) {
+	t.Helper()
+	ln, err := Listen("127.0.0.1:0")
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln) }()
+	for s.Addr() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	return func() {
+		require.NoError(t, s.Close())
+		require.ErrorIs(t, <-served, ErrServerClosed)
+	}
+}
+
+// What a silence is, by the kernel's counters.
+func TestSilentReason(t *testing.T) {
+	const asked = 2 * time.Second
+	for _, c := range []struct {
+		name string
+		ti   TCPInfo
+		want Reason
+	}{
+		{"not TCP, or another system", TCPInfo{}, HeartbeatLost},
+		{"all acknowledged", TCPInfo{State: sockstat.Established, SndWnd: 1000, LastAckRecv: time.Second}, PeerFrozen},
+		{"sent again and again", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, Retransmits: 3, LastAckRecv: 5 * time.Second}, PathDead},
+		{"window closed", TCPInfo{State: sockstat.Established, Unacked: 1, Retransmits: 1, Backoff: 4}, PeerFrozen},
+		{"on the way, but acknowledged since", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, LastAckRecv: time.Second}, PeerFrozen},
+		{"on the way, and nothing since", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, LastAckRecv: 3 * time.Second}, HeartbeatLost},
+	} {
+		assert.Equal(t, c.want, silentReason(c.ti, asked), c.name)
+	}
+}
+
+// The kernel's own watch is later than every verdict of ours, in the units that it takes.
+func TestKernelOptions(t *testing.T) {
+	p := heartbeat.Policy{Interval: 500 * time.Millisecond, Timeout: 1500 * time.Millisecond}
+	for _, write := range []time.Duration{time.Second, 4 * time.Second} {
+		o := kernelOptions(p, write, 10*time.Millisecond)
+		assert.Greater(t, o.UserTimeout, max(p.Timeout, write)+20*time.Millisecond-1)
+		assert.Equal(t, p.Interval, o.KeepIdle)
+	}
+}
