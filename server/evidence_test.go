@@ -153,11 +153,12 @@ func TestLastWordsBeforeTheReset(t *testing.T) {
 func TestRelayToOneThatIsGone(t *testing.T) {
 	t.Parallel()
 	h := newRecorder()
-	var other *server.Session
-	h.onMessage = func(_ *server.Session, p []byte) error { return other.Send(p) }
+	var to atomic.Pointer[server.Session]
+	h.onMessage = func(_ *server.Session, p []byte) error { return to.Load().Send(p) }
 	srv := start(t, h, quick())
 	a := dial(t, srv)
-	other = h.nextOpen(t)
+	other := h.nextOpen(t)
+	to.Store(other)
 	b := dial(t, srv)
 	h.nextOpen(t)
 	a.Close()

@@ -39,6 +39,7 @@ type Server struct {
 
 	_      [64]byte
 	now    atomic.Uint32  // the coarse clock, a heartbeat.Tick; written by the ticker alone
+	ready  atomic.Bool    // the engine is there, and loops can be woken
 	away   atomic.Int64   // nanoseconds for which the whole process was stopped; likewise
 	ticked time.Duration  // when the ticker last ran; the ticker's
 	nudged heartbeat.Tick // when it last woke loops that have nothing due; likewise
@@ -104,6 +105,7 @@ func (s *Server) start() error {
 	}
 	s.porch, s.swept = make(chan refused, porchMax), make(chan struct{})
 	go s.sweepPorch()
+	s.ready.Store(true)
 	s.started = true
 	return nil
 }
@@ -258,6 +260,9 @@ func (s *Server) onTick() time.Duration {
 	s.ticked = now
 	tick := s.tickAt(now)
 	s.now.Store(uint32(tick))
+	if !s.ready.Load() {
+		return s.cfg.Tick
+	}
 	nudge := tick.Sub(s.nudged) >= s.nudge
 	if nudge {
 		s.nudged = tick

@@ -24,7 +24,6 @@ func TestSignalStorm(t *testing.T) {
 	const sessions, rate, lasts = 200, 1000, 3 * time.Second
 	got := make(chan os.Signal, 64)
 	signal.Notify(got, syscall.SIGUSR1, syscall.SIGUSR2)
-	defer signal.Stop(got)
 	h := newRecorder()
 	srv := start(t, h, server.Config{Loops: 2})
 
@@ -85,6 +84,7 @@ func TestSignalStorm(t *testing.T) {
 	for range sessions {
 		assert.NoError(t, <-done)
 	}
+	signal.Stop(got)
 	close(got)
 	t.Logf("%d signals in %v (%d handled by Go), %d messages echoed by %d sessions, %d pipes broken on purpose, sessions closed: %d",
 		sent, lasts, caught.Load(), messages.Load(), sessions, broken, srv.Stats().Closed-broken)
