@@ -53,31 +53,112 @@ func TestLoopAwayPastTheHandshake(t *testing.T) {
 	lives(t, h, cfg.Policy.Timeout+cfg.HandshakeTimeout+500*time.Millisecond)
 }
 
-// A frame that was held up by our own full receive buffer is not a stalled one.
+// A frame that was held up by our own full receive buffer is not a stalled one, wherever the
+// application blocked its loop.
 func TestLoopAwayInAFrame(t *testing.T) {
-	t.Parallel()
+	const block = 1200 * time.Millisecond
+	for name, blocked := range map[string]func(t *testing.T, h *recorder, other *client, s *server.Session){
+		"Post": func(t *testing.T, _ *recorder, _ *client, s *server.Session) { stall(t, s, block) },
+		"After": func(_ *testing.T, _ *recorder, _ *client, s *server.Session) {
+			begun := make(chan struct{})
+			s.After(0, func() { close(begun); time.Sleep(block) })
+			<-begun
+		},
+		"OnClose": func(_ *testing.T, h *recorder, other *client, _ *server.Session) {
+			other.Close()
+			<-h.opens // see onClose
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newRecorder()
+			first := true
+			h.onClose = func(*server.Session, *server.CloseError) {
+				if first && name == "OnClose" {
+					first = false
+					h.opens <- nil // it has begun
+					time.Sleep(block)
+				}
+			}
+			awayInAFrame(t, h, func(other *client, s *server.Session) { blocked(t, h, other, s) })
+		})
+	}
+}
+
+func awayInAFrame(t *testing.T, h *recorder, block func(other *client, s *server.Session)) {
 	cfg := quick()
 	cfg.Loops = 1
 	cfg.Policy = heartbeat.Policy{Interval: 5 * time.Second}
 	cfg.FrameTimeout, cfg.HandshakeTimeout = time.Second, 5*time.Second
 	cfg.PayloadMax = 8 << 20
-	h := newRecorder()
 	done := make(chan int, 1)
 	h.onMessage = func(s *server.Session, p []byte) error { done <- len(p); return nil }
 	srv := start(t, h, cfg)
+	other := dial(t, srv)
+	h.nextOpen(t)
+	go func() { _, _ = other.beat() }()
 	c := dial(t, srv)
 	s := h.nextOpen(t)
-	const size = 4 << 20
+	const size = 7 << 20
 	all := frame(codec.Data, make([]byte, size))
 	_, err := c.Write(all[:1000])
 	require.NoError(t, err)
 	time.Sleep(50 * time.Millisecond) // so that the frame has begun; should it not have, it only begins later
-	stall(t, s, 1200*time.Millisecond)
+	block(other, s)
 	_, err = c.Write(all[1000:])
 	require.NoError(t, err)
+	for {
+		select {
+		case n := <-done:
+			assert.Equal(t, size, n)
+			return
+		case e := <-h.closes:
+			if e.s == s {
+				require.Fail(t, "ended", "%v", e.end)
+			}
+		}
+	}
+}
+
+// The loop is not blocked by one long turn but by many short ones, between which it sweeps without
+// asking epoll: what a peer has sent meanwhile lies unread, and acquits it all the same.
+func TestBytesUnreadInABusyBatch(t *testing.T) {
+	t.Parallel()
+	const helpers, each = 30, 30 * time.Millisecond
+	cfg := quick()
+	cfg.Loops = 1
+	cfg.Policy = heartbeat.Policy{Interval: 5 * time.Second}
+	cfg.FrameTimeout, cfg.HandshakeTimeout = 400*time.Millisecond, 5*time.Second
+	h := newRecorder()
+	whole := make(chan int, 1)
+	h.onMessage = func(_ *server.Session, p []byte) error {
+		if len(p) == 100 {
+			whole <- len(p)
+			return nil
+		}
+		time.Sleep(each)
+		return nil
+	}
+	srv := start(t, h, cfg)
+	var busy []*client
+	for range helpers {
+		busy = append(busy, dial(t, srv))
+		h.nextOpen(t)
+	}
+	c := dial(t, srv)
+	h.nextOpen(t)
+	all := frame(codec.Data, make([]byte, 100))
+	_, err := c.Write(all[:10])
+	require.NoError(t, err)
+	time.Sleep(200 * time.Millisecond)
+	for _, b := range busy {
+		b.send(t, codec.Data, []byte("slow"))
+	}
+	time.Sleep(50 * time.Millisecond)
+	_, err = c.Write(all[10:]) // in time, but the loop comes to read it only 900 ms after the first of the batch
+	require.NoError(t, err)
 	select {
-	case n := <-done:
-		assert.Equal(t, size, n)
+	case <-whole:
 	case e := <-h.closes:
 		assert.Fail(t, "ended", "%v", e.end)
 	}

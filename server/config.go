@@ -28,8 +28,8 @@ type Config struct {
 	// CloseTimeout is how long the server waits for the peer's FIN once a Goodbye has left or has
 	// come. If zero, it is 3 s.
 	CloseTimeout time.Duration
-	// Tick is the grain of the clock that drives all of these: they are told at most two ticks late,
-	// never early. If zero, it is 100 ms, or a tenth of Policy.Interval where that is shorter, but no
+	// Tick is the grain of the clock that drives all of these: they are told at most two ticks (and, for
+	// a silence, a tick of the kernel's clock, 1 to 10 ms) late, never early. If zero, it is 100 ms, or a tenth of Policy.Interval where that is shorter, but no
 	// less than 5 ms. At most a quarter of Policy.Interval.
 	Tick time.Duration
 

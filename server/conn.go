@@ -47,12 +47,11 @@ type conn struct {
 	liveness
 	progress
 
-	openedAt time.Duration // elapsed since the server's epoch
-	// Instants from which the peer's deadlines run, as loop.present tells them.
-	readyAt time.Duration // OnOpen
-	frameAt time.Duration // the unfinished frame's first byte; 0: there is none
-	goneAt  time.Duration // the Goodbye has left or has come: CloseTimeout runs; 0: not yet
-	acquit  bool          // bytes waited at one of them: one more look is granted
+	// Instants, as elapsed since the server's epoch.
+	openedAt time.Duration
+	frameAt  time.Duration // the unfinished frame's first byte; 0: there is none
+	goneAt   time.Duration // the Goodbye has left or has come: CloseTimeout runs; 0: not yet
+	grace
 
 	bytesIn, framesIn   uint64
 	bytesOut, framesOut uint64 // framesOut is guarded by mu
@@ -93,7 +92,7 @@ func (c *conn) onOpen(sock socket) {
 	c.id = l.add(c)
 	c.phase = open
 	c.opened.Store(true)
-	c.openedAt, c.readyAt = s.elapsed(), l.present()
+	c.openedAt = s.elapsed()
 	c.heard(l.tick)
 	if c.tcp {
 		c.applyOptions()
@@ -161,7 +160,7 @@ func (c *conn) decode() {
 	case c.left == 0:
 		c.frameAt = 0
 	case n > 0 || c.frameAt == 0: // a frame begins
-		c.frameAt = max(c.loop.present(), 1)
+		c.frameAt = c.srv.elapsed()
 		c.loop.lookIn(c.id, c.srv.cfg.FrameTimeout)
 	}
 	if c.left > 0 {
@@ -171,7 +170,7 @@ func (c *conn) decode() {
 		}
 	}
 	if n > 0 {
-		c.acquit = false
+		c.grace = grace{}
 		_, _ = c.sock.Discard(n) // gives buf back; and Discard(0) would drop everything
 	}
 }

@@ -38,6 +38,10 @@ func (c *conn) endProtocol(err error) {
 
 // endByHandler ends the session with what a method of the Handler returned.
 func (c *conn) endByHandler(err error) {
+	var other *EndedError
+	if errors.As(err, &other) {
+		return // what ended another session ends nothing here, and this one's own end is known
+	}
 	var r Reason
 	if errors.As(err, &r) && r.given() {
 		end := &CloseError{Reason: r}
@@ -100,7 +104,7 @@ func (c *conn) linger() {
 		return
 	}
 	c.phase = lingering
-	c.goneAt, c.acquit = c.loop.present(), false
+	c.goneAt, c.grace = c.srv.elapsed(), grace{}
 	c.loop.lookIn(c.id, c.srv.cfg.CloseTimeout)
 	c.tell(c.fd)
 	c.discard()
@@ -120,9 +124,7 @@ func (c *conn) abort(tell bool) {
 			return
 		}
 	}
-	if c.tcp {
-		c.lost += c.inKernel()
-	}
+	c.lost += c.inKernel()
 	if tell && c.sock.OutboundBuffered() == 0 {
 		c.queueGoodbye()
 		c.flush()

@@ -139,7 +139,7 @@ func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 		ctx.onTraffic()
 	case *seed:
 		_, _ = gc.Discard(-1)
-		_ = ctx.l.Run(context.Background())
+		ctx.l.onSeed()
 	}
 	return gnet.None
 }

@@ -10,8 +10,8 @@ import "fmt"
 // goes on.
 type Handler interface {
 	// OnOpen is called once for each connection that becomes a session. An error refuses it: a
-	// Reason that Session.Close would take is the reason, any other error is HandlerFailed. OnClose
-	// follows in either case.
+	// Reason that Session.Close would take is the reason, any other error but an *EndedError is
+	// HandlerFailed. OnClose follows in either case.
 	OnOpen(s *Session) error
 	// OnMessage is called for each Data frame. payload is the library's: it is valid until OnMessage
 	// returns, copy it to keep it. Returning an error ends the session, as in OnOpen.

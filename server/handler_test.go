@@ -175,7 +175,6 @@ func TestHandlerErrors(t *testing.T) {
 		{give: server.Reason(450), want: server.HandlerFailed, cause: server.Reason(450)},
 		{give: server.PeerReset, want: server.HandlerFailed, cause: server.PeerReset}, // only the library can know
 		{give: server.PathDead, want: server.HandlerFailed, cause: server.PathDead},
-		{give: fmt.Errorf("to the other: %w", &server.EndedError{Session: 9, Reason: server.AppReason}), want: server.HandlerFailed, cause: server.AppReason},
 		{give: net.ErrClosed, want: server.HandlerFailed, cause: net.ErrClosed},
 	} {
 		for _, in := range []string{"OnOpen", "OnMessage"} {

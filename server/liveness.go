@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -19,7 +20,7 @@ type liveness struct {
 	lastPing  time.Duration // when the last was
 	pingEnd   uint64        // bytesOut behind the newest Ping, while much is on the way before it; else 0
 	stuckAt   time.Duration // when that Ping was queued
-	firstAsk  time.Duration // loop.present when the session's very first Ping was sent; 0: never
+	firstAsk  time.Duration // when the session's very first Ping was sent; 0: never
 	pingStamp time.Duration // payload of the newest Ping
 
 	sampled   TCPInfo // the last look at the kernel's counters
@@ -58,7 +59,7 @@ func (c *conn) onLook(last heartbeat.Tick) (next heartbeat.Tick) {
 	case closing:
 		wait = c.lookClosing(now)
 	case lingering:
-		wait = c.lookGone()
+		wait = c.lookGone(now)
 	}
 	if c.phase == closed {
 		return 0
@@ -96,7 +97,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 		c.watching = false
 		return forever
 	}
-	if taken != c.delivered {
+	if taken > c.delivered {
 		c.delivered, c.movedAt = taken, c.movedWhen(now)
 	}
 	left := c.movedAt + c.srv.cfg.WriteTimeout - now
@@ -126,46 +127,76 @@ const forever = time.Duration(1<<62 - 1)
 // lookInput looks at the handshake and frame deadlines. A frame that has begun is the frame
 // deadline's alone: a trickle is told as what it is.
 func (c *conn) lookInput(now time.Duration) time.Duration {
-	present, left := c.loop.present(), forever
+	left, timeout := forever, c.srv.cfg.HandshakeTimeout
 	switch {
 	case c.frameAt != 0:
-		left = c.frameAt + c.srv.cfg.FrameTimeout - present
+		timeout = c.srv.cfg.FrameTimeout
+		left = c.frameAt + timeout - now
 	case c.framesIn == 0:
-		left = c.askReady(now, present)
+		left = c.askReady(now)
 	}
 	if left > 0 || c.phase != open {
 		return left
 	}
-	if c.unread() && !c.acquit {
-		c.acquit = true // bytes wait for us, not we for them; once is enough, the loop reads before the next look
-		return c.srv.cfg.Tick
-	}
-	if c.phase != open {
-		return 0
+	if again := c.excused(now, timeout); again > 0 || c.phase != open {
+		return again
 	}
 	if c.frameAt != 0 {
 		c.endWith(PeerStalledFrame, "a frame of which %d bytes came is unfinished after %v",
-			c.left, (present - c.frameAt).Round(time.Millisecond))
+			c.left, (now - c.frameAt).Round(time.Millisecond))
 	} else {
-		c.endWith(PeerUnready, "no complete frame within %v", (present - c.readyAt).Round(time.Millisecond))
+		c.endWith(PeerUnready, "no complete frame within %v", (now - c.openedAt).Round(time.Millisecond))
 	}
 	c.finish()
 	return 0
 }
 
 // askReady returns what is left of the handshake deadline. A client that only receives is given
-// something to answer, a Ping, at half of it at the latest, and a quarter of it to answer in.
-func (c *conn) askReady(now, present time.Duration) time.Duration {
+// something to answer, a Ping, at half of it at the latest, and a quarter of it to answer in: also
+// when the loop was away meanwhile. A Ping held up behind output delays the end to twice the deadline
+// at most.
+func (c *conn) askReady(now time.Duration) time.Duration {
 	timeout := c.srv.cfg.HandshakeTimeout
-	left := c.readyAt + timeout - present
-	if c.firstAsk != 0 {
-		return max(left, c.firstAsk+timeout/4-present)
-	}
-	if half := left - timeout/2; half > 0 {
+	left := c.openedAt + timeout - now
+	if half := left - timeout/2; half > 0 && c.firstAsk == 0 {
 		return half
 	}
-	c.ping(now)
-	return max(left, timeout/4)
+	if c.firstAsk == 0 {
+		c.ping(now)
+	}
+	if c.firstAsk != 0 {
+		return max(left, c.firstAsk+timeout/4-now)
+	}
+	return min(max(left, timeout/4), left+timeout)
+}
+
+// grace is what is left to a peer whose deadline has passed while its bytes lay unread in our own
+// kernel: it was our loop that was late, or our receive buffer that was full.
+type grace struct {
+	until time.Duration // not beyond this; 0: none was given
+	round uint64        // loop.rounds when it was given
+	seen  uint64        // bytesIn when it was given, or given again
+}
+
+// excused asks, at a deadline, whether bytes of the peer wait to be read. While they do, or have come
+// since it was last asked, the peer is given more time, in all at most the timeout again; more only
+// if the loop has not come to read them since. It returns the time to the next look, or 0: no excuse.
+// An errno ends the session.
+func (c *conn) excused(now, timeout time.Duration) time.Duration {
+	waits := c.unread()
+	switch {
+	case c.phase == closed:
+		return 0
+	case c.until == 0 && waits:
+		c.until, c.round = now+timeout, c.loop.rounds
+	case c.until == 0, !waits && c.seen == c.bytesIn:
+		return 0
+	case c.until <= now && c.loop.rounds >= c.round+2:
+		return 0
+	}
+	c.seen = c.bytesIn
+	c.loop.askRound()
+	return max(c.srv.cfg.Tick, timeout/8)
 }
 
 // unread asks the kernel what waits to be read. true: bytes, or the peer's FIN, wait: the loop's next
@@ -180,13 +211,16 @@ func (c *conn) unread() bool {
 	}
 	c.broken = os.NewSyscallError("recvfrom", err)
 	c.setEnd(c.causeOf(c.fd, nil))
-	c.finish()
+	if c.phase == open {
+		c.finish()
+	} else {
+		c.abort(false)
+	}
 	return false
 }
 
-// jiffy is by how much the kernel's stamps may be too old: one tick of its own clock, at most 10 ms
-// (CONFIG_HZ is 100 to 1000).
-const jiffy = 10 * time.Millisecond
+// jiffy is by how much the kernel's stamps may be too old: one tick of its own clock.
+var jiffy = sockstat.Jiffy()
 
 // lookSilence asks the judge, and before a suspicion or a conviction the kernel.
 func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration {
@@ -216,7 +250,7 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 			c.ping(now)
 		}
 	case heartbeat.Dead:
-		c.convict(e.Silence)
+		c.convict(e)
 		return 0
 	}
 	if c.pingEnd != 0 { // its way is followed tick by tick
@@ -268,13 +302,16 @@ func (c *conn) suspect(why Suspicion) {
 }
 
 // convict ends a session that has been silent past its timeout, and says which silence it is.
-func (c *conn) convict(silence time.Duration) {
+func (c *conn) convict(e heartbeat.Evidence) {
 	if err := sockstat.PendingError(c.fd); err != nil { // an ICMP error waits to be told
 		c.broken = os.NewSyscallError("getsockopt", err)
 		c.setEnd(c.causeOf(c.fd, nil))
 	} else {
-		c.endWith(silentReason(c.sampled, c.srv.elapsed()-c.firstPing), "silent for %v, %d Pings unanswered",
-			silence.Round(time.Millisecond), c.pings)
+		asked := fmt.Sprintf("%d Pings unanswered", c.pings)
+		if c.pingEnd != 0 {
+			asked += ", one held up behind output that it does not take"
+		}
+		c.endWith(silentReason(c.sampled, e.PingAge), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
 	}
 	c.finish()
 }
@@ -341,7 +378,7 @@ func (c *conn) pingSent(now time.Duration) {
 		c.firstPing = now
 	}
 	if c.firstAsk == 0 {
-		c.firstAsk = max(c.loop.present(), 1)
+		c.firstAsk = now
 	}
 	c.pings++
 	c.lastPing, c.pingEnd = now, 0
@@ -369,29 +406,29 @@ func (c *conn) lookClosing(now time.Duration) time.Duration {
 	}
 	if c.goneAt == 0 {
 		taken := c.acknowledged()
-		if taken != c.delivered {
+		if taken > c.delivered {
 			c.delivered, c.movedAt = taken, now
 		}
 		if taken < c.bytesOut {
-			if now-c.movedAt >= c.srv.cfg.WriteTimeout {
+			stuck := now - c.movedAt
+			if stuck >= c.srv.cfg.WriteTimeout {
 				c.abort(false)
 			}
-			return c.srv.cfg.Tick
+			return max(c.srv.cfg.Tick, stuck/8)
 		}
-		c.goneAt, c.acquit = c.loop.present(), false
+		c.goneAt, c.grace = now, grace{}
 	}
-	return c.lookGone()
+	return c.lookGone(now)
 }
 
 // lookGone waits for the peer's FIN.
-func (c *conn) lookGone() time.Duration {
-	left := c.goneAt + c.srv.cfg.CloseTimeout - c.loop.present()
+func (c *conn) lookGone(now time.Duration) time.Duration {
+	left := c.goneAt + c.srv.cfg.CloseTimeout - now
 	if left > 0 {
 		return left
 	}
-	if n, err := sockstat.Waiting(c.fd); err == nil && n == 0 && !c.acquit {
-		c.acquit = true // it is there; gnet reads it before the next look
-		return c.srv.cfg.Tick
+	if again := c.excused(now, c.srv.cfg.CloseTimeout); again > 0 || c.phase == closed {
+		return again
 	}
 	c.abort(false)
 	return 0

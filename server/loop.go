@@ -22,12 +22,12 @@ type loop struct {
 	index int
 
 	tick    heartbeat.Tick // the clock as this loop has last seen it
-	turn    heartbeat.Tick // when the present turn began
-	away    time.Duration  // spent in turns that were too long: nobody was looked after meanwhile
 	wheel   *heartbeat.Wheel
 	entries []entry  // by wheel id
 	free    []uint32 // wheel ids to be used again
 	look    func(id uint32, last heartbeat.Tick) heartbeat.Tick
+	rounds  uint64 // how often the loop's seed was readable: since the one before last, every socket that was has been read
+	asked   bool   // for one more
 
 	mu      sync.Mutex // guards the rest
 	dirty   []*conn    // have something to flush
@@ -90,7 +90,7 @@ func (l *loop) remove(id uint32) {
 // lookIn has id looked at in d from now, or sooner.
 func (l *loop) lookIn(id uint32, d time.Duration) {
 	now := l.srv.elapsed()
-	l.wheel.Schedule(id, l.srv.dueTick(now, now+d))
+	l.wheel.Schedule(id, l.srv.dueTick(now, now+max(d, 0)))
 	l.publish()
 }
 
@@ -106,16 +106,10 @@ func (l *loop) beginTurn() {
 	if now := heartbeat.Tick(l.srv.now.Load()); l.tick.Before(now) {
 		l.tick = now
 	}
-	l.turn = l.tick
 }
 
-// endTurn sweeps if the tick has come for it, and notes a turn that took too long.
+// endTurn sweeps if the tick has come for it.
 func (l *loop) endTurn() {
-	if ticks := heartbeat.Tick(l.srv.now.Load()).Sub(l.turn); ticks > 3 {
-		if took := time.Duration(ticks) * l.srv.cfg.Tick; took > l.srv.absence() {
-			l.away += took
-		}
-	}
 	if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !l.tick.Before(due) {
 		l.sweep()
 	}
@@ -124,11 +118,7 @@ func (l *loop) endTurn() {
 // sweep looks at what is due, within the turn's budget; the rest is left to the loop's next turn.
 func (l *loop) sweep() {
 	start := l.srv.elapsed()
-	tick := l.srv.tickAt(start)
-	if time.Duration(tick.Sub(heartbeat.Tick(l.srv.now.Load())))*l.srv.cfg.Tick > l.srv.absence() {
-		return // the process was stopped and the ticker does not know yet; it will wake us
-	}
-	l.tick = tick
+	l.tick = l.srv.tickAt(start)
 	for {
 		_, done := l.wheel.Advance(l.tick, sweepBatch, l.look)
 		if done {
@@ -140,12 +130,6 @@ func (l *loop) sweep() {
 		}
 	}
 	l.publish()
-}
-
-// present is the time for which this loop has been there for its peers, for deadlines that are the
-// peer's to keep: it stands still while the process was stopped or a handler blocked the loop.
-func (l *loop) present() time.Duration {
-	return l.srv.elapsed() - l.away - time.Duration(l.srv.away.Load())
 }
 
 // wake has Run called. Any goroutine may call it; while a wake is under way it costs nothing.
@@ -185,6 +169,21 @@ func (l *loop) post(c *conn, f func()) bool {
 	}
 	l.wake()
 	return true
+}
+
+// askRound has rounds counted up when the loop has asked epoll again.
+func (l *loop) askRound() {
+	if !l.asked {
+		l.asked = true
+		l.srv.engine.again(l)
+	}
+}
+
+// onSeed is called when the loop's seed was readable.
+func (l *loop) onSeed() {
+	l.rounds++
+	l.asked = false
+	_ = l.Run(context.Background())
 }
 
 // Run is one turn on behalf of other goroutines: flush the dirty, run the posts, sweep. gnet calls it

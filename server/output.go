@@ -192,8 +192,11 @@ func (c *conn) acknowledged() uint64 {
 }
 
 // inKernel returns the bytes that the kernel has and the peer's kernel has not acknowledged. For a Unix
-// socket there is no such thing: what is counted there is what the peer's process has not read.
+// socket there is no such thing: what SIOCOUTQ counts there is memory, of what the process has not read.
 func (c *conn) inKernel() int {
+	if !c.tcp {
+		return 0
+	}
 	n, err := sockstat.Unacknowledged(c.fd)
 	if err != nil {
 		return 0

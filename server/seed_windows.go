@@ -12,9 +12,14 @@ func seedPair() (near, far net.Conn, err error) {
 	if far, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		return nil, nil, err
 	}
-	if near, err = ln.Accept(); err != nil {
-		_ = far.Close()
-		return nil, nil, err
+	for {
+		if near, err = ln.Accept(); err != nil {
+			_ = far.Close()
+			return nil, nil, err
+		}
+		if near.RemoteAddr().String() == far.LocalAddr().String() {
+			return near, far, nil
+		}
+		_ = near.Close() // a stranger
 	}
-	return near, far, nil
 }

@@ -40,8 +40,6 @@ type Server struct {
 	_      [64]byte
 	now    atomic.Uint32  // the coarse clock, a heartbeat.Tick; written by the ticker alone
 	ready  atomic.Bool    // the engine is there, and loops can be woken
-	away   atomic.Int64   // nanoseconds for which the whole process was stopped; likewise
-	ticked time.Duration  // when the ticker last ran; the ticker's
 	nudged heartbeat.Tick // when it last woke loops that have nothing due; likewise
 	nudge  int32          // it does so after this many ticks
 	_      [64]byte
@@ -88,8 +86,7 @@ func (s *Server) start() error {
 	if s.started {
 		return nil
 	}
-	s.ticked = s.elapsed()
-	s.nudged = s.tickAt(s.ticked)
+	s.nudged = s.tickAt(s.elapsed())
 	s.now.Store(uint32(s.nudged))
 	for i := range s.cfg.Loops {
 		s.loops = append(s.loops, newLoop(s, i))
@@ -254,10 +251,6 @@ func (s *Server) release(l *loop) {
 // to the next tick: deadlines are absolute, so that nothing drifts.
 func (s *Server) onTick() time.Duration {
 	now := s.elapsed()
-	if gap := now - s.ticked; gap > s.cfg.Tick+s.absence() {
-		s.away.Add(int64(gap - s.cfg.Tick))
-	}
-	s.ticked = now
 	tick := s.tickAt(now)
 	s.now.Store(uint32(tick))
 	if !s.ready.Load() {
@@ -274,10 +267,6 @@ func (s *Server) onTick() time.Duration {
 	}
 	return s.cfg.Tick - s.elapsed()%s.cfg.Tick
 }
-
-// absence is how long a loop, or the process, must have done nothing for its peers not to be held to
-// that time.
-func (s *Server) absence() time.Duration { return max(3*s.cfg.Tick, 50*time.Millisecond) }
 
 // elapsed returns the time since the server's epoch, by the monotonic clock.
 func (s *Server) elapsed() time.Duration { return time.Since(s.epoch) }

@@ -159,8 +159,9 @@ func (s *Session) finished() {
 }
 
 // An EndedError is returned by the methods of a Session that has ended. errors.Is finds in it
-// net.ErrClosed and the Reason. A Handler may return it without harm to its own session's reason: what
-// ended one session is not what ended another.
+// net.ErrClosed and the Reason. It is the one error that a Handler may return without ending its
+// session: that somebody else has gone (a message cannot be relayed, an old session cannot be kicked
+// once more) is no fault of the one who is being served.
 type EndedError struct {
 	Session uint64
 	Reason  Reason

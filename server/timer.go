@@ -27,7 +27,7 @@ const afterMax = 100 * 365 * 24 * time.Hour // longer is never
 // that, if called before f is; it may be called from any goroutine, any number of times.
 func (s *Session) After(d time.Duration, f func()) (stop func()) {
 	srv := s.c.srv
-	t := &timer{s: s, f: f, at: srv.elapsed() + min(d, afterMax)}
+	t := &timer{s: s, f: f, at: srv.elapsed() + min(max(d, 0), afterMax)}
 	_ = s.Post(t.arm)
 	return func() {
 		if !t.stopped.Swap(true) {

@@ -37,6 +37,16 @@ func ReadTCPInfo(fd int) (TCPInfo, error) {
 	}, nil
 }
 
+// Jiffy returns the tick of the clock by which TCP_INFO's "last" times are kept (1/CONFIG_HZ, which is
+// the resolution of CLOCK_MONOTONIC_COARSE, clock_getres(2)): by so much they may be too old.
+func Jiffy() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
+		return 10 * time.Millisecond // CONFIG_HZ is 100 at least
+	}
+	return time.Duration(ts.Nano())
+}
+
 // Waiting looks at what recv(2) would return now, without taking it: n > 0, bytes wait; 0, nil: the
 // peer has sent its FIN; EAGAIN: nothing waits; another errno: that is how the connection ended.
 func Waiting(fd int) (n int, err error) {

@@ -2,11 +2,16 @@
 
 package sockstat
 
+import "time"
+
 // Supported tells whether this system answers TCP questions at all.
 const Supported = false
 
 // ReadTCPInfo is not known here.
 func ReadTCPInfo(int) (TCPInfo, error) { return TCPInfo{}, ErrUnknown }
+
+// Jiffy is not known here.
+func Jiffy() time.Duration { return 0 }
 
 // Waiting is not known here.
 func Waiting(int) (int, error) { return 0, ErrUnknown }
