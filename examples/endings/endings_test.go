@@ -139,15 +139,12 @@ func TestUsage(t *testing.T) {
 // Ctrl-C in the middle of a case ends the clients too, the stopped one included.
 func TestInterrupt(t *testing.T) {
 	needsLinux(t)
-	cmd := exec.Command(build(t), "-case", "frozen")
+	path := build(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "-case", "frozen")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	begun := time.Now()
-	go func() {
-		for begun := time.Now(); cmd.Process == nil && time.Since(begun) < 10*time.Second; {
-			time.Sleep(10 * time.Millisecond)
-		}
-		time.Sleep(700 * time.Millisecond)
-		_ = cmd.Process.Signal(os.Interrupt)
-	}()
 	_, stderr, status := program(t, cmd)
 	require.Equal(t, 130, status, stderr)
 	require.Contains(t, stderr, "no client process is left")
