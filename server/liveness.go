@@ -237,7 +237,7 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 			return 0
 		}
 		if ti := c.sample(c.fd); ti.Known() && ti.LastDataRecv-jiffy < e.Silence {
-			e.Silence, e.Grain = ti.LastDataRecv-jiffy, jiffy
+			e.Silence, e.Grain = max(ti.LastDataRecv-jiffy, 0), jiffy
 			verdict, wait = c.judgement(e)
 		}
 	}

@@ -15,18 +15,20 @@ import (
 
 // The README's program is examples/minimal, so that it compiles, and is short.
 func TestReadmeProgram(t *testing.T) {
-	readme, program := file(t, "README.md"), file(t, "examples/minimal/main.go")
-	_, rest, ok := strings.Cut(readme, "```go\n")
-	require.True(t, ok)
-	block, _, _ := strings.Cut(rest, "```")
-	_, program, _ = strings.Cut(program, "\n") // its doc comment
-	assert.Equal(t, program, block)
+	_, program, _ := strings.Cut(file(t, "examples/minimal/main.go"), "\n") // its doc comment
+	var block string
+	for _, doc := range []string{"README.zh-CN.md", "README.md"} {
+		_, rest, ok := strings.Cut(file(t, doc), "```go\n")
+		require.True(t, ok)
+		block, _, _ = strings.Cut(rest, "```")
+		assert.Equal(t, program, block, doc)
+	}
 	assert.LessOrEqual(t, strings.Count(block, "\n"), 20, "lines")
 }
 
 // Every reason is in the tables of README.md and PROTOCOL.md, by number and name, and nothing else is.
 func TestReasonTables(t *testing.T) {
-	for _, doc := range []string{"README.md", "PROTOCOL.md"} {
+	for _, doc := range []string{"README.md", "README.zh-CN.md", "PROTOCOL.md"} {
 		text := file(t, doc)
 		for r := server.Reason(1); r < server.AppReason; r++ {
 			row := fmt.Sprintf("| %d | ", uint16(r))
