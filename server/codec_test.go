@@ -258,6 +258,22 @@ func TestSickPlugins(t *testing.T) {
 	}
 }
 
+// A codec that panics over the Goodbye to one who is refused does not take the front door with it.
+func TestSickCodecAtTheDoor(t *testing.T) {
+	t.Parallel()
+	cfg := calm()
+	cfg.ConnsMax = 1
+	cfg.NewCodec = func() codec.Codec { return sick{at: codec.Goodbye} }
+	srv, cl, _ := open(t, newRecorder(), cfg)
+	for range 3 {
+		refused := dial(t, srv)
+		_, err := refused.Read(make([]byte, 1))
+		assert.True(t, isReset(err), "%v", err)
+	}
+	assert.EqualValues(t, 3, srv.Stats().Refused)
+	cl.echoes(t)
+}
+
 // A NewCodec that panics is no session.
 func TestPanicInNewCodec(t *testing.T) {
 	t.Parallel()

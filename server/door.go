@@ -184,16 +184,31 @@ func (s *Server) admit(nc net.Conn) error {
 func (s *Server) refuse(nc net.Conn, cdc codec.Codec) {
 	s.counters.refused.Inc()
 	s.release(nil)
-	payload, _ := codec.AppendGoodbye(nil, uint16(ServerFull), "the server is full")
-	if b, err := cdc.AppendFrame(nil, codec.Frame{Type: codec.Goodbye, Payload: payload}); err == nil {
+	if b, err := farewell(cdc); err == nil {
 		_ = nc.SetWriteDeadline(time.Now().Add(patience)) // the send buffer of a new socket takes it at once
 		_, _ = nc.Write(b)
+	} else {
+		s.log.Debug("pulsewheel: the codec refused a Goodbye", "err", err)
 	}
 	select {
 	case s.porch <- refused{nc, s.elapsed() + porchTime}:
 	default: // a crowd: no courtesies
 		reset(nc)
 	}
+}
+
+// farewell is the Goodbye of a full server, in the codec of the connection; a codec that panics has none.
+func farewell(cdc codec.Codec) (b []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in AppendFrame: %v", p)
+		}
+	}()
+	payload, err := codec.AppendGoodbye(nil, uint16(ServerFull), "the server is full")
+	if err != nil {
+		return nil, err
+	}
+	return cdc.AppendFrame(nil, codec.Frame{Type: codec.Goodbye, Payload: payload})
 }
 
 // refused is a connection that has been told so, and when it is to be reset.

@@ -10,8 +10,9 @@ import "fmt"
 // goes on.
 type Handler interface {
 	// OnOpen is called once for each connection that becomes a session. An error refuses it: a
-	// Reason that Session.Close would take is the reason, any other error but an *EndedError is
-	// HandlerFailed. OnClose follows in either case.
+	// Reason that Session.Close would take is the reason (wrapped in another error, that one's text is
+	// told to the peer), any other error but an *EndedError is HandlerFailed (and its text is not).
+	// OnClose follows in either case.
 	OnOpen(s *Session) error
 	// OnMessage is called for each Data frame. payload is the library's: it is valid until OnMessage
 	// returns, copy it to keep it. Returning an error ends the session, as in OnOpen.
