@@ -7,10 +7,9 @@ import (
 	"net"
 	"strings"
 	"sync"
+	atomic64 "sync/atomic" // its 64-bit values are aligned on 32-bit systems
 	"syscall"
 	"time"
-
-	"go.uber.org/atomic"
 
 	"github.com/pulsewheel/pulsewheel/codec"
 )
@@ -109,7 +108,7 @@ func (s *Server) accept(ln net.Listener) error {
 			if !errors.As(err, &errno) || !acceptPasses(errno) || errors.Is(err, net.ErrClosed) {
 				return fmt.Errorf("server: Serve: %w", err)
 			}
-			s.counters.acceptErrors.Inc()
+			s.counters.acceptErrors.Add(1)
 			if pause == 0 {
 				s.log.Warn("pulsewheel: accept fails; trying again until it works", "addr", ln.Addr().String(), "err", err)
 			}
@@ -158,12 +157,12 @@ func (s *Server) admit(nc net.Conn) error {
 	}
 	c, err := newConn(s, remoteOf(nc), tcp)
 	if err != nil {
-		s.counters.acceptErrors.Inc()
+		s.counters.acceptErrors.Add(1)
 		s.log.Error("pulsewheel: an accepted connection has no codec", "err", err)
 		reset(nc)
 		return nil
 	}
-	if s.held.Inc() > int64(s.cfg.ConnsMax) && s.cfg.ConnsMax > 0 {
+	if s.held.Add(1) > int64(s.cfg.ConnsMax) && s.cfg.ConnsMax > 0 {
 		s.refuse(nc, c.codec)
 		return nil
 	}
@@ -182,7 +181,7 @@ func (s *Server) admit(nc net.Conn) error {
 
 // refuse tells a connection that is one too many so, and has it reset: no TIME_WAIT stays here.
 func (s *Server) refuse(nc net.Conn, cdc codec.Codec) {
-	s.counters.refused.Inc()
+	s.counters.refused.Add(1)
 	s.release(nil)
 	if b, err := farewell(cdc); err == nil {
 		_ = nc.SetWriteDeadline(time.Now().Add(patience)) // the send buffer of a new socket takes it at once
@@ -260,7 +259,7 @@ type hall struct {
 	loop    *loop
 	queue   chan newcomer
 	handed  chan handed
-	since   atomic.Int64 // when the oldest connection handed to gnet was; 0: none is
+	since   atomic64.Int64 // when the oldest connection handed to gnet was; 0: none is
 	waiting sync.WaitGroup
 }
 
@@ -324,7 +323,7 @@ func (h *hall) await() {
 
 // failed gives up a connection that could not be enrolled: it has been closed.
 func (h *hall) failed(err error) {
-	h.srv.counters.acceptErrors.Inc()
+	h.srv.counters.acceptErrors.Add(1)
 	h.srv.log.Warn("pulsewheel: an accepted connection could not be enrolled", "err", err)
 	h.srv.release(h.loop)
 }

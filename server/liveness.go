@@ -39,7 +39,7 @@ func (c *conn) heard(now heartbeat.Tick) {
 	if c.suspected {
 		c.suspected = false
 		if c.phase == open {
-			c.srv.counters.recovered.Inc()
+			c.srv.counters.recovered.Add(1)
 			if err := c.deliver(calledRecover, nil, 0); err != nil {
 				c.endByHandler(err)
 			}
@@ -293,7 +293,7 @@ func (c *conn) suspect(why Suspicion) {
 		return
 	}
 	c.suspected = true
-	c.srv.counters.suspected.Inc()
+	c.srv.counters.suspected.Add(1)
 	if err := c.deliver(calledSuspect, nil, why); err != nil {
 		c.endByHandler(err)
 	}

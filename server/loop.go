@@ -142,7 +142,7 @@ func (l *loop) wake() {
 	running := l.running
 	l.mu.Unlock()
 	if first && !running { // else Run sees to it when it ends
-		l.srv.counters.wakes.Inc()
+		l.srv.counters.wakes.Add(1)
 		l.srv.engine.execute(l)
 	}
 }
@@ -220,7 +220,7 @@ func (l *loop) Run(context.Context) error {
 	again := l.woken && !l.closed
 	l.mu.Unlock()
 	if again {
-		l.srv.counters.wakes.Inc()
+		l.srv.counters.wakes.Add(1)
 		l.srv.engine.again(l)
 	}
 	return nil

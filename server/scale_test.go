@@ -159,7 +159,8 @@ func TestIdleServerSleeps(t *testing.T) {
 			} else {
 				assert.NotZero(t, wakes, "Pings were due")
 			}
-			assert.LessOrEqual(t, per(wakes), 1.1*2*float64(time.Second/tick), "at most one wake for each loop and tick")
+			// One for each loop and tick, and another for each half millisecond that its Pings take.
+			assert.LessOrEqual(t, per(wakes), 3*2*float64(time.Second/tick), "wakes")
 			require.NoError(t, srv.Close())
 			f.act("wait")
 			f.goodbyes(t)

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	atomic64 "sync/atomic" // its 64-bit values are aligned on 32-bit systems
 	"time"
 
 	"go.uber.org/atomic"
@@ -44,9 +45,9 @@ type Server struct {
 	nudge  int32          // it does so after this many ticks
 	_      [64]byte
 
-	lastID   atomic.Uint64
-	held     atomic.Int64  // connections from admission to the socket's close
-	empty    chan struct{} // held has come to 0
+	lastID   atomic64.Uint64
+	held     atomic64.Int64 // connections from admission to the socket's close
+	empty    chan struct{}  // held has come to 0
 	counters counters
 	registry registry
 
@@ -239,7 +240,7 @@ func (s *Server) release(l *loop) {
 	if l != nil {
 		l.load.Dec()
 	}
-	if s.held.Dec() == 0 {
+	if s.held.Add(-1) == 0 {
 		select {
 		case s.empty <- struct{}{}:
 		default:

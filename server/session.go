@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	atomic64 "sync/atomic" // its 64-bit values are aligned on 32-bit systems
 	"time"
 
 	"go.uber.org/atomic"
@@ -20,9 +21,9 @@ type Session struct {
 	id     uint64
 	remote netip.AddrPort
 	c      *conn
-	heard  atomic.Uint32 // the tick of the last inbound byte
-	rtt    atomic.Int64  // nanoseconds, smoothed
-	timers *timer        // of After; the loop's
+	heard  atomic.Uint32  // the tick of the last inbound byte
+	rtt    atomic64.Int64 // nanoseconds, smoothed
+	timers *timer         // of After; the loop's
 
 	mu    sync.Mutex // guards the rest
 	value any

@@ -4,8 +4,7 @@ import (
 	"iter"
 	"maps"
 	"sync"
-
-	"go.uber.org/atomic"
+	atomic64 "sync/atomic" // its 64-bit values are aligned on 32-bit systems
 )
 
 // Stats are a Server's counters since New, and gauges of now.
@@ -23,7 +22,7 @@ type Stats struct {
 }
 
 type counters struct {
-	refused, acceptErrors, suspected, recovered, wakes atomic.Uint64
+	refused, acceptErrors, suspected, recovered, wakes atomic64.Uint64
 
 	mu      sync.Mutex // guards the rest: the three always agree
 	opened  uint64
@@ -47,7 +46,7 @@ func (s *Server) Stats() Stats {
 
 // register numbers a session and makes it findable.
 func (s *Server) register(sess *Session) {
-	sess.id = s.lastID.Inc()
+	sess.id = s.lastID.Add(1)
 	s.counters.mu.Lock()
 	s.counters.opened++
 	s.counters.mu.Unlock()
