@@ -189,17 +189,18 @@ func TestTrickle(t *testing.T) {
 // A peer that does not read, but beats: by the byte limit, and by the write timeout.
 func TestSlowPeer(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		limit  int
-		detail string
+		name    string
+		limit   int
+		timeout time.Duration
+		detail  string
 	}{
-		{"by the limit", 1 << 20, "Config.BacklogMax"},
-		{"by the timeout", 64 << 20, "it has taken none of"},
+		{"by the limit", 1 << 20, time.Minute, "Config.BacklogMax"},
+		{"by the timeout", 64 << 20, 500 * time.Millisecond, "it has taken none of"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			cfg := quick()
-			cfg.WriteTimeout = 500 * time.Millisecond
+			cfg.WriteTimeout = c.timeout
 			cfg.BacklogMax = c.limit
 			h := newRecorder()
 			srv := start(t, h, cfg)
