@@ -45,9 +45,7 @@ func TestLoopAwayPastTheHandshake(t *testing.T) {
 	cfg := quick()
 	cfg.Loops = 1
 	h := newRecorder()
-	srv := start(t, h, cfg)
-	c := dial(t, srv)
-	s := h.nextOpen(t)
+	_, c, s := open(t, h, cfg)
 	go c.beat()
 	stall(t, s, cfg.Policy.Timeout+cfg.HandshakeTimeout)
 	lives(t, h, cfg.Policy.Timeout+cfg.HandshakeTimeout+500*time.Millisecond)
@@ -170,9 +168,7 @@ func TestLoopAwayWhileTheFINComes(t *testing.T) {
 	cfg := quick()
 	cfg.Loops = 1
 	h := newRecorder()
-	srv := start(t, h, cfg)
-	helper := dial(t, srv)
-	hs := h.nextOpen(t)
+	srv, helper, hs := open(t, h, cfg)
 	go helper.beat()
 	c := dial(t, srv)
 	s := h.nextOpen(t)

@@ -43,7 +43,6 @@ type conn struct {
 	left   int          // bytes of an unfinished frame that gnet keeps for us
 
 	policy heartbeat.Policy
-	judge  heartbeat.Judge // nil: policy
 	liveness
 	progress
 
@@ -74,7 +73,7 @@ func newConn(s *Server, remote netip.AddrPort, tcp bool) (c *conn, err error) {
 			err = fmt.Errorf("panic in Config.NewCodec: %v", p)
 		}
 	}()
-	c = &conn{srv: s, tcp: tcp, fd: -1, codec: s.cfg.NewCodec(), policy: s.cfg.Policy, judge: s.cfg.Judge}
+	c = &conn{srv: s, tcp: tcp, fd: -1, codec: s.cfg.NewCodec(), policy: s.cfg.Policy}
 	c.needer, _ = c.codec.(codec.Needer)
 	c.session = &Session{c: c, remote: remote}
 	return c, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 	"slices"
 	"syscall"
@@ -34,6 +35,12 @@ func (c *conn) endWith(r Reason, detail string, args ...any) bool {
 // endProtocol ends a session whose peer does not keep to the protocol.
 func (c *conn) endProtocol(err error) {
 	c.setEnd(&CloseError{Reason: PeerProtocol, Detail: err.Error(), Err: err})
+}
+
+// endBroken ends a session whose connection a system call of ours has found broken.
+func (c *conn) endBroken(call string, err error) {
+	c.broken = os.NewSyscallError(call, err)
+	c.setEnd(c.causeOf(c.fd, nil))
 }
 
 // endByHandler ends the session with what a method of the Handler returned.

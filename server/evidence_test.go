@@ -26,9 +26,7 @@ func TestFrozenBehindABacklog(t *testing.T) {
 	cfg.BacklogMax = 64 << 20
 	cfg.Loops = 1
 	h := newRecorder()
-	srv := start(t, h, cfg)
-	c := dial(t, srv)
-	s := h.nextOpen(t)
+	_, c, s := open(t, h, cfg)
 	c.echoes(t)
 	froze := time.Now()
 	require.NoError(t, s.Post(func() {
@@ -123,9 +121,7 @@ func TestLastWordsBeforeTheReset(t *testing.T) {
 	h := newRecorder()
 	heard := make(chan string, 10)
 	h.onMessage = func(_ *server.Session, p []byte) error { heard <- string(p); return nil }
-	srv := start(t, h, cfg)
-	helper := dial(t, srv)
-	hs := h.nextOpen(t)
+	srv, helper, hs := open(t, h, cfg)
 	go helper.beat()
 	goodbye, err := codec.AppendGoodbye(nil, 7, "off to bed")
 	require.NoError(t, err)
@@ -183,9 +179,7 @@ func TestPostThatPostsItself(t *testing.T) {
 	cfg := quick()
 	cfg.Loops = 1
 	h := newRecorder()
-	srv := start(t, h, cfg)
-	c := dial(t, srv)
-	s := h.nextOpen(t)
+	_, c, s := open(t, h, cfg)
 	c.echoes(t)
 	stop, posts := atomic.NewBool(false), atomic.NewInt64(0)
 	defer stop.Store(true)

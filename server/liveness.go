@@ -3,7 +3,6 @@ package server
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 	"syscall"
 	"time"
 
@@ -71,7 +70,7 @@ func (c *conn) onLook(last heartbeat.Tick) (next heartbeat.Tick) {
 func (c *conn) lookOpen(now time.Duration, last heartbeat.Tick) time.Duration {
 	if c.broken != nil { // gnet should have met the end by now
 		c.salvage(c.sock, c.fd)
-		c.setEnd(c.causeOf(c.fd, c.broken))
+		c.setEnd(c.causeOf(c.fd, nil))
 		c.finish()
 		return 0
 	}
@@ -209,8 +208,7 @@ func (c *conn) unread() bool {
 	if err == sockstat.ErrUnknown || err == error(syscall.EAGAIN) {
 		return false
 	}
-	c.broken = os.NewSyscallError("recvfrom", err)
-	c.setEnd(c.causeOf(c.fd, nil))
+	c.endBroken("recvfrom", err)
 	if c.phase == open {
 		c.finish()
 	} else {
@@ -281,8 +279,8 @@ func (c *conn) evidence(now time.Duration, last heartbeat.Tick) heartbeat.Eviden
 }
 
 func (c *conn) judgement(e heartbeat.Evidence) (heartbeat.Verdict, time.Duration) {
-	if c.judge != nil {
-		return c.judge.Judge(e)
+	if judge := c.srv.cfg.Judge; judge != nil {
+		return judge.Judge(e)
 	}
 	return c.policy.Judge(e)
 }
@@ -304,8 +302,7 @@ func (c *conn) suspect(why Suspicion) {
 // convict ends a session that has been silent past its timeout, and says which silence it is.
 func (c *conn) convict(e heartbeat.Evidence) {
 	if err := sockstat.PendingError(c.fd); err != nil { // an ICMP error waits to be told
-		c.broken = os.NewSyscallError("getsockopt", err)
-		c.setEnd(c.causeOf(c.fd, nil))
+		c.endBroken("getsockopt", err)
 	} else {
 		asked := fmt.Sprintf("%d Pings unanswered", c.pings)
 		if c.pingEnd != 0 {

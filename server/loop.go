@@ -226,6 +226,14 @@ func (l *loop) Run(context.Context) error {
 	return nil
 }
 
+// finished asks the loop to take no more after its next turn, and tells whether it has come so far.
+func (l *loop) finished() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = true
+	return l.closed
+}
+
 // conns calls f for each of the loop's connections.
 func (l *loop) conns(f func(*conn)) {
 	for _, e := range l.entries {

@@ -23,27 +23,26 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // bufferMax is the largest buffer worth keeping.
 const bufferMax = 64 << 10
 
-// send queues one frame. Any goroutine may call it.
+// send queues one frame and sees to it that it is flushed. Any goroutine may call it.
 func (c *conn) send(f codec.Frame) error {
-	queued, err := c.appendFrame(f, c.srv.cfg.BacklogMax)
-	if queued {
+	first, err := c.enqueue(f)
+	if first {
 		c.loop.markDirty(c)
 	}
 	return err
 }
 
-// appendFrame encodes f behind what is queued, up to limit bytes. first reports that nobody had a
-// flush due yet.
-func (c *conn) appendFrame(f codec.Frame, limit int) (first bool, err error) {
+// enqueue queues f up to the backlog limit. first reports that nobody had a flush due yet.
+func (c *conn) enqueue(f codec.Frame) (first bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end != nil {
 		return false, c.endedError()
 	}
-	return c.encode(f, limit)
+	return c.encode(f, c.srv.cfg.BacklogMax)
 }
 
-// encode is appendFrame with mu held and the end not asked for.
+// encode encodes f behind what is queued, up to limit bytes. It is called with mu held.
 func (c *conn) encode(f codec.Frame, limit int) (first bool, err error) {
 	out := c.output()
 	queued := len(*out)

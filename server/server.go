@@ -24,6 +24,9 @@ import (
 // ErrServerClosed is what Serve and ListenAndServe return after Drain or Close.
 var ErrServerClosed = fmt.Errorf("server: closed: %w", net.ErrClosed)
 
+// shutdownText is what peers are told with ServerShutdown.
+const shutdownText = "the server is shutting down"
+
 // A Server holds connections. Any goroutine may call its methods; Drain and Close wait for the event
 // loops, so a Handler's method must not call them itself (go srv.Close() is fine).
 type Server struct {
@@ -136,7 +139,7 @@ func (s *Server) Drain(ctx context.Context) error {
 		}
 	}
 	for sess := range s.Sessions() {
-		_ = sess.Close(ServerShutdown, "the server is shutting down")
+		_ = sess.Close(ServerShutdown, shutdownText)
 	}
 	s.drained = s.awaitEmpty(ctx)
 	s.end()
@@ -205,7 +208,7 @@ func (s *Server) end() {
 		l.post(nil, func() {
 			l.conns(func(c *conn) {
 				defer c.crashed("close")
-				c.endWith(ServerShutdown, "the server is shutting down")
+				c.endWith(ServerShutdown, shutdownText)
 				c.abort(c.phase == open)
 			})
 		})
@@ -225,14 +228,6 @@ func (s *Server) end() {
 	if s.engine != nil {
 		s.engine.stop()
 	}
-}
-
-// finished asks the loop to take no more after its next turn, and tells whether it has come so far.
-func (l *loop) finished() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last = true
-	return l.closed
 }
 
 // release gives up a connection's place.
