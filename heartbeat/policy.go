@@ -30,8 +30,8 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("verdict(%d)", uint8(v))
 }
 
-// Evidence is what is known about a session that has been silent, in plain numbers. Only inbound
-// bytes count as life: nothing that was sent to the peer shortens Silence.
+// Evidence is what is known about a session, in plain numbers. Only inbound bytes count as life:
+// nothing that was sent to the peer shortens Silence.
 type Evidence struct {
 	Policy    Policy        // the session's own policy, defaults filled in
 	Silence   time.Duration // since the last inbound byte: never more than the truth
@@ -42,7 +42,30 @@ type Evidence struct {
 	Suspected bool          // the application has been told
 	RTT       time.Duration // smoothed Ping round trip; 0: never measured
 	Seed      uint32        // constant for a session, different between sessions: for jitter
+	Path      Path          // what the kernel knows of the way to the peer
 }
+
+// A Path is what the kernel knows of the way to the peer, from Linux's TCP_INFO. It is asked for when
+// what the application sent has not been acknowledged for about Policy.Warning, and again before a
+// suspicion or a conviction; otherwise Known is false and the rest is zero.
+type Path struct {
+	Known       bool
+	Unacked     uint32        // segments on their way
+	Retransmits uint32        // how often the oldest of them has been sent again, unanswered
+	Window      uint32        // bytes that the peer is ready to take
+	Quiet       time.Duration // for so long something is on its way, and neither an acknowledgement nor data has come
+	RTT         time.Duration // smoothed
+}
+
+// Stuck tells whether what was sent does not get through: for at least quiet, and for four round
+// trips, nothing has come back, the kernel has sent it again, and it is not the peer that has closed
+// its window.
+func (p Path) Stuck(quiet time.Duration) bool {
+	return p.Known && p.Unacked > 0 && p.Retransmits > 0 && p.Window > 0 && p.Quiet >= max(quiet, roundTrips*p.RTT)
+}
+
+// roundTrips is how many of them a retransmission is given to be answered in.
+const roundTrips = 4
 
 // A Judge decides what a silence means, and after how long to look again (at least 1 ms is taken).
 // It is called on the session's event loop and must not block; one Judge serves all of them.
@@ -54,20 +77,28 @@ type Judge interface {
 const (
 	DefaultInterval  = 5 * time.Second
 	DefaultIntervals = 3 // Timeout, in intervals
+	DefaultWarning   = 600 * time.Millisecond
 )
 
 // A Policy is the default Judge. A peer is asked (Ping) when it has been silent for a jittered half
-// to three quarters of Interval, is suspect at Interval, and dead at Timeout.
+// to three quarters of Interval, is suspect at Interval, and dead at Timeout. One that the application
+// is sending to is suspect as soon as the kernel finds that nothing gets through (Warning): seconds
+// before any timeout, however long Interval is.
 //
 // A peer is convicted only of not answering: at least two Pings must have been handed to the
 // kernel, the first of them at least Timeout-Interval ago. So a server that was itself away (stopped,
 // paused, blocked) asks first and convicts nobody for the time in which nobody was asked. For the
-// same reason a peer is suspected only a quarter of Interval after it was asked.
+// same reason a peer is suspected of silence only a quarter of Interval after it was asked, and one
+// whose round trip is longer than a fifth of Interval only after five quarters of that, up to Interval.
 type Policy struct {
 	// Interval is the silence at which a peer becomes suspect. If zero, it is 5 seconds.
 	Interval time.Duration
 	// Timeout is the silence at which a peer is dead. If zero, it is three times Interval.
 	Timeout time.Duration
+	// Warning is for how long nothing may come back, acknowledgement or data, while the kernel sends
+	// the application's bytes again and again: then the peer is suspect. Four round trips are waited
+	// for in any case. If zero, it is 600 ms; if negative, the kernel is not asked.
+	Warning time.Duration
 }
 
 // OrDefault returns p with zero fields replaced by their defaults.
@@ -80,6 +111,9 @@ func (p Policy) OrDefault() Policy {
 	}
 	if p.Timeout == 0 {
 		p.Timeout = DefaultIntervals * p.Interval
+	}
+	if p.Warning == 0 {
+		p.Warning = DefaultWarning
 	}
 	return p
 }
@@ -101,7 +135,11 @@ func (p Policy) Validate() error {
 // Judge implements Judge by p's own numbers.
 func (p Policy) Judge(e Evidence) (Verdict, time.Duration) {
 	p = p.OrDefault()
+	warned := !e.Suspected && p.Warning >= 0 && e.Path.Stuck(p.Warning)
 	if e.Pings == 0 {
+		if warned {
+			return Suspect, p.Interval / 4
+		}
 		// Asking a little early harms nobody, so the longest possible silence counts here.
 		if wait := p.askAfter(e.Seed) - (e.Silence + e.Grain); wait > 0 {
 			return Alive, wait
@@ -113,12 +151,17 @@ func (p Policy) Judge(e Evidence) (Verdict, time.Duration) {
 		return Dead, 0
 	}
 	if !e.Suspected {
-		if wait := max(p.Interval-e.Silence, p.Interval/4-e.PingAge); wait > 0 {
+		answer := max(p.Interval/4, min(e.RTT*5/4, p.Interval))
+		if wait := max(p.Interval-e.Silence, answer-e.PingAge); wait > 0 && !warned {
 			return Alive, wait
 		}
 		return Suspect, nextLook(p.Interval, toDead)
 	}
-	if toPing := p.Interval - e.LastPing; e.Pings >= 2 && toPing > 0 {
+	pace := p.Interval
+	if e.Pings < 2 {
+		pace /= 4
+	}
+	if toPing := pace - e.LastPing; toPing > 0 {
 		return Alive, nextLook(toPing, toDead)
 	}
 	return Ask, nextLook(p.Interval, toDead)

@@ -11,10 +11,17 @@ import (
 )
 
 func TestPolicyDefaults(t *testing.T) {
-	assert.Equal(t, Policy{5 * time.Second, 15 * time.Second}, Policy{}.OrDefault())
-	assert.Equal(t, Policy{time.Second, 3 * time.Second}, Policy{Interval: time.Second}.OrDefault())
-	assert.Equal(t, Policy{time.Second, 3 * time.Second}, Policy{Timeout: 3 * time.Second}.OrDefault())
-	assert.Equal(t, Policy{5 * time.Second, time.Minute}, Policy{Timeout: time.Minute}.OrDefault())
+	const warning = 600 * time.Millisecond
+	for _, c := range []struct{ given, want Policy }{
+		{Policy{}, Policy{5 * time.Second, 15 * time.Second, warning}},
+		{Policy{Interval: time.Second}, Policy{time.Second, 3 * time.Second, warning}},
+		{Policy{Timeout: 3 * time.Second}, Policy{time.Second, 3 * time.Second, warning}},
+		{Policy{Timeout: time.Minute}, Policy{5 * time.Second, time.Minute, warning}},
+		{Policy{Warning: time.Second}, Policy{5 * time.Second, 15 * time.Second, time.Second}},
+		{Policy{Warning: -1}, Policy{5 * time.Second, 15 * time.Second, -1}},
+	} {
+		assert.Equal(t, c.want, c.given.OrDefault())
+	}
 }
 
 func TestPolicyValidate(t *testing.T) {
@@ -24,10 +31,10 @@ func TestPolicyValidate(t *testing.T) {
 	}{
 		{Policy{}, ""},
 		{Policy{Interval: time.Second}, ""},
-		{Policy{time.Second, 1001 * time.Millisecond}, ""},
+		{Policy{Interval: time.Second, Timeout: 1001 * time.Millisecond, Warning: -1}, ""},
 		{Policy{Interval: -1}, "heartbeat: Policy.Interval: -1ns is negative"},
 		{Policy{Timeout: -time.Second}, "heartbeat: Policy.Timeout: -1s is negative"},
-		{Policy{time.Second, time.Second}, "heartbeat: Policy.Timeout: 1s is not longer than Interval, 1s"},
+		{Policy{Interval: time.Second, Timeout: time.Second}, "heartbeat: Policy.Timeout: 1s is not longer than Interval, 1s"},
 	} {
 		err := c.p.Validate()
 		if c.want == "" {
@@ -52,6 +59,8 @@ type peer struct {
 	sent      int
 	suspected bool
 	suspects  []time.Duration // silence at each
+	measured  time.Duration
+	path      Path
 }
 
 // look lets the Judge look once and reports the verdict and the next look.
@@ -60,7 +69,7 @@ func (s *peer) look() (Verdict, time.Duration) {
 		s.heard, s.pings, s.suspected = s.firstPing+s.rtt, 0, false
 	}
 	v, next := s.p.Judge(Evidence{Policy: s.p, Silence: s.now - s.heard, Pings: s.pings, PingAge: s.now - s.firstPing,
-		LastPing: s.now - s.lastPing, Suspected: s.suspected, Seed: s.seed})
+		LastPing: s.now - s.lastPing, Suspected: s.suspected, Seed: s.seed, RTT: s.measured, Path: s.path})
 	if v == Suspect {
 		s.suspected = true
 		s.suspects = append(s.suspects, s.now-s.heard)
@@ -110,6 +119,82 @@ func TestPolicyHealthyIdlePeerIsNeverSuspected(t *testing.T) {
 		assert.Empty(t, s.suspects)
 		assert.Greater(t, s.sent, 90)
 	}
+}
+
+// Nor is one that is further away than Interval allows for, once that is known.
+func TestPolicyFarPeer(t *testing.T) {
+	for seed := range uint32(100) {
+		s := &peer{p: Policy{}.OrDefault(), seed: seed, rtt: 2 * time.Second, measured: 2 * time.Second}
+		for s.now < 100*s.p.Interval {
+			_, next := s.look()
+			s.now += next
+		}
+		assert.Empty(t, s.suspects)
+	}
+	// But knowing it puts off no conviction.
+	s := &peer{p: Policy{}.OrDefault(), seed: 1, rtt: -1, measured: time.Hour}
+	for v, next := s.look(); v != Dead; v, next = s.look() {
+		s.now += next
+	}
+	assert.Equal(t, s.p.Timeout, s.now)
+	assert.Len(t, s.suspects, 1)
+	assert.GreaterOrEqual(t, s.sent, 2)
+}
+
+var stuck = Path{Known: true, Unacked: 1, Retransmits: 1, Window: 1 << 16, Quiet: 600 * time.Millisecond, RTT: 50 * time.Millisecond}
+
+func TestPathStuck(t *testing.T) {
+	assert.True(t, stuck.Stuck(600*time.Millisecond))
+	for name, change := range map[string]func(p *Path){
+		"not known":          func(p *Path) { p.Known = false },
+		"all acknowledged":   func(p *Path) { p.Unacked = 0 },
+		"sent once":          func(p *Path) { p.Retransmits = 0 },
+		"the peer's window":  func(p *Path) { p.Window = 0 },
+		"not quiet enough":   func(p *Path) { p.Quiet-- },
+		"a long way to here": func(p *Path) { p.RTT = 151 * time.Millisecond },
+	} {
+		p := stuck
+		change(&p)
+		assert.False(t, p.Stuck(600*time.Millisecond), name)
+	}
+}
+
+// The kernel's warning brings the suspicion forward by seconds, and changes nothing about the end: two
+// Pings, and the timeout counted from the last word.
+func TestPolicyWarned(t *testing.T) {
+	for _, silence := range []time.Duration{600 * time.Millisecond, 3 * time.Second} {
+		for seed := range uint32(50) {
+			s := &peer{p: Policy{}.OrDefault(), seed: seed, rtt: -1, path: stuck}
+			if silence > time.Second { // it is asked before the path is stuck
+				s.path = Path{}
+				_, next := s.look()
+				s.now += next
+				s.look()
+				s.path = stuck
+			}
+			s.now = max(s.now, silence)
+			v, next := s.look()
+			require.Equal(t, Suspect, v)
+			last := s.now
+			for s.now += next; ; s.now += next {
+				if v, next = s.look(); v == Dead {
+					break
+				}
+				require.Positive(t, next)
+				if v == Ask {
+					assert.GreaterOrEqual(t, s.now-last, s.p.Interval/4, "Pings keep their distance")
+					last = s.now
+				}
+			}
+			assert.Equal(t, s.p.Timeout, s.now)
+			assert.GreaterOrEqual(t, s.sent, 2)
+			assert.LessOrEqual(t, s.sent, 6)
+			assert.Len(t, s.suspects, 1)
+		}
+	}
+	off := &peer{p: Policy{Warning: -1}.OrDefault(), rtt: -1, path: stuck, now: time.Second}
+	v, _ := off.look()
+	assert.Equal(t, Alive, v)
 }
 
 // A server that was away for longer than the timeout asks before it judges, and convicts no peer
