@@ -11,9 +11,9 @@ const Supported = true
 
 // ReadTCPInfo samples TCP_INFO of fd. For a socket that is not TCP it returns ErrUnknown.
 func ReadTCPInfo(fd int) (TCPInfo, error) {
-	ti, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil {
-		if err == unix.EOPNOTSUPP || err == unix.ENOPROTOOPT {
+	var ti unix.TCPInfo
+	if err := tcpInfo(fd, &ti); err != nil {
+		if err == error(unix.EOPNOTSUPP) || err == error(unix.ENOPROTOOPT) {
 			return TCPInfo{}, ErrUnknown
 		}
 		return TCPInfo{}, err
@@ -84,7 +84,7 @@ func PendingError(fd int) error {
 // Unacknowledged returns the bytes in the socket's send queue: not sent, or sent and not
 // acknowledged (SIOCOUTQ, tcp(7); for a Unix socket, not yet read by the peer, unix(7)).
 func Unacknowledged(fd int) (int, error) {
-	return unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+	return sendQueue(fd)
 }
 
 // NoDelay switches Nagle's algorithm off.

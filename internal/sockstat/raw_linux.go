@@ -26,3 +26,25 @@ func Send(fd int, b []byte) (int, error) {
 		}
 	}
 }
+
+// tcpInfo fills ti in by getsockopt(2) with TCP_INFO. Also this one cannot block, and the sampling of
+// many connections is worth what the Go scheduler and an allocation would cost.
+func tcpInfo(fd int, ti *unix.TCPInfo) error {
+	size := uint32(unsafe.Sizeof(*ti))
+	_, _, e := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+		uintptr(unsafe.Pointer(ti)), uintptr(unsafe.Pointer(&size)), 0)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+// sendQueue asks for SIOCOUTQ.
+func sendQueue(fd int) (int, error) {
+	var n int32
+	_, _, e := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), nil
+}
