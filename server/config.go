@@ -45,6 +45,8 @@ type Config struct {
 	// ends with PeerSlow, and a Send beyond it within one loop turn returns ErrBacklogFull. The
 	// kernel's own buffers come on top. If zero, it is 1 MiB.
 	BacklogMax int
+	// RecentMax is how many ended sessions Server.Recent keeps. If zero, it is 1,024.
+	RecentMax int
 	// NewCodec returns the codec of one new connection; a codec without state may be the same value
 	// each time. If nil, it is codec.Binary with PayloadMax. Decode is called on the session's loop,
 	// AppendFrame by whoever sends, one at a time: a codec whose halves share state must guard it.
@@ -64,6 +66,7 @@ const (
 	defaultTickMin          = 5 * time.Millisecond
 	tickMin                 = time.Millisecond
 	defaultBacklogMax       = 1 << 20
+	defaultRecentMax        = 1024
 	durationMax             = 7 * 24 * time.Hour // TCP_USER_TIMEOUT counts milliseconds in 32 bits
 	loopsMax                = 255                // gnet numbers loops in a byte
 )
@@ -116,6 +119,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"Loops", &c.Loops, min(runtime.GOMAXPROCS(0), loopsMax), loopsMax},
 		{"ConnsMax", &c.ConnsMax, 0, 1<<31 - 1},
 		{"BacklogMax", &c.BacklogMax, max(defaultBacklogMax, c.PayloadMax+codec.HeaderSize), 1<<31 - 1},
+		{"RecentMax", &c.RecentMax, defaultRecentMax, 1 << 20},
 	} {
 		if *n.value < 0 || *n.value > n.max {
 			return c, fmt.Errorf("server: Config.%s: %d is not between 0 and %d", n.field, *n.value, n.max)

@@ -52,6 +52,8 @@ func TestConfigWrong(t *testing.T) {
 		{"PayloadMax below 0", Config{PayloadMax: -1}, []string{"Config.PayloadMax", "-1"}},
 		{"PayloadMax above 24 bits", Config{PayloadMax: 1 << 24}, []string{"Config.PayloadMax", "16777216", "16777215"}},
 		{"BacklogMax below 0", Config{BacklogMax: -1}, []string{"Config.BacklogMax", "-1"}},
+		{"RecentMax below 0", Config{RecentMax: -1}, []string{"Config.RecentMax", "-1"}},
+		{"RecentMax too large", Config{RecentMax: 1<<20 + 1}, []string{"Config.RecentMax", "1048577", "1048576"}},
 		{"BacklogMax too large", Config{BacklogMax: over}, []string{"Config.BacklogMax", strconv.Itoa(over)}},
 		{"BacklogMax below one frame", Config{BacklogMax: 1003, PayloadMax: 1000}, []string{"Config.BacklogMax", "1003", "1004"}},
 		{"BacklogMax below a default frame", Config{BacklogMax: 64 << 10}, []string{"Config.BacklogMax", "65536", "65540"}},
@@ -98,7 +100,7 @@ func TestConfigZero(t *testing.T) {
 	assert.Equal(t, codec.Binary{PayloadMax: 64 << 10}, got.NewCodec())
 	got.NewCodec = nil
 	assert.Equal(t, Config{
-		Policy:           heartbeat.Policy{Interval: 5 * time.Second, Timeout: 15 * time.Second},
+		Policy:           heartbeat.Policy{Interval: 5 * time.Second, Timeout: 15 * time.Second, Warning: 600 * time.Millisecond},
 		HandshakeTimeout: 10 * time.Second,
 		FrameTimeout:     10 * time.Second,
 		WriteTimeout:     15 * time.Second,
@@ -107,6 +109,7 @@ func TestConfigZero(t *testing.T) {
 		Loops:            min(runtime.GOMAXPROCS(0), 255),
 		PayloadMax:       64 << 10,
 		BacklogMax:       1 << 20,
+		RecentMax:        1024,
 		Logger:           slog.Default(),
 	}, got)
 }

@@ -262,7 +262,9 @@ func (c *conn) tell(fd int) {
 	}
 	end.Record = r
 	s.stopTimers()
+	c.unsuspect()
 	c.srv.unregister(s, end.Reason)
+	c.srv.recent.put(Ended{ID: s.id, RemoteAddr: s.remote, At: time.Now(), End: *end})
 	_ = c.deliver(calledClose, nil, 0)
 	s.finished()
 }

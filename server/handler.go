@@ -48,13 +48,23 @@ func (Base) OnClose(*Session, *CloseError) {}
 // A Suspicion says why a peer is suspect.
 type Suspicion uint8
 
-// SuspectSilence: nothing was heard for the policy's Interval, although it was asked.
-const SuspectSilence Suspicion = 1
+const (
+	// SuspectSilence: nothing was heard for the policy's Interval, although the peer was asked.
+	SuspectSilence Suspicion = 1
+	// SuspectPath: what the application sends does not get through: the kernel sends it again and
+	// hears nothing (Policy.Warning). Linux only.
+	SuspectPath Suspicion = 2
+)
 
-// String returns the suspicion's name for logs and metrics.
+// String returns the suspicion's name for logs and metrics; that of 0 is "none".
 func (w Suspicion) String() string {
-	if w == SuspectSilence {
+	switch w {
+	case 0:
+		return "none"
+	case SuspectSilence:
 		return "silence"
+	case SuspectPath:
+		return "path"
 	}
 	return fmt.Sprintf("suspicion(%d)", uint8(w))
 }

@@ -14,6 +14,7 @@ import (
 // liveness is what is known of the peer's being there.
 type liveness struct {
 	suspected bool
+	spared    time.Duration // a grace round keeps it until then; 0: it was given none since it was last heard
 	pings     int           // sent since the last inbound byte
 	firstPing time.Duration // when the first of those was
 	lastPing  time.Duration // when the last was
@@ -36,13 +37,29 @@ func (c *conn) heard(now heartbeat.Tick) {
 	}
 	c.pings, c.pingEnd = 0, 0
 	if c.suspected {
-		c.suspected = false
-		if c.phase == open {
-			c.srv.counters.recovered.Add(1)
-			if err := c.deliver(calledRecover, nil, 0); err != nil {
-				c.endByHandler(err)
-			}
-		}
+		c.recovered()
+	}
+}
+
+// recovered tells the application that a suspect peer is there.
+func (c *conn) recovered() {
+	if c.phase != open {
+		return // the suspicion it ended with remains
+	}
+	c.unsuspect()
+	c.session.doubt.Store(0)
+	c.srv.counters.recovered.Add(1)
+	if err := c.deliver(calledRecover, nil, 0); err != nil {
+		c.endByHandler(err)
+	}
+}
+
+// unsuspect takes a session off the count of the suspect: it has recovered, or has ended.
+func (c *conn) unsuspect() {
+	if c.suspected {
+		c.suspected, c.spared = false, 0
+		c.loop.suspects--
+		c.srv.counters.suspect.Add(-1)
 	}
 }
 
@@ -93,7 +110,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	}
 	waiting, taken := c.sock.OutboundBuffered(), c.acknowledged()
 	if taken == c.bytesOut {
-		c.watching = false
+		c.watching, c.dataAt = false, 0
 		return forever
 	}
 	if taken > c.delivered {
@@ -226,6 +243,7 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 		c.pingSent(now)
 	}
 	e := c.evidence(now, last)
+	pathLook := c.lookPath(now, &e)
 	verdict, wait := c.judgement(e)
 	if verdict == heartbeat.Suspect || verdict == heartbeat.Dead {
 		if c.unread() {
@@ -234,8 +252,11 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 		if c.phase != open {
 			return 0
 		}
-		if ti := c.sample(c.fd); ti.Known() && ti.LastDataRecv-jiffy < e.Silence {
-			e.Silence, e.Grain = max(ti.LastDataRecv-jiffy, 0), jiffy
+		if ti := c.sample(c.fd); ti.Known() {
+			e.Path = c.pathOf(ti, now)
+			if ti.LastDataRecv-jiffy < e.Silence {
+				e.Silence, e.Grain = max(ti.LastDataRecv-jiffy, 0), jiffy
+			}
 			verdict, wait = c.judgement(e)
 		}
 	}
@@ -243,18 +264,22 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 	case heartbeat.Ask:
 		c.ping(now)
 	case heartbeat.Suspect:
-		c.suspect(SuspectSilence)
+		c.suspect(c.suspicion(e))
 		if c.phase == open {
 			c.ping(now)
 		}
 	case heartbeat.Dead:
-		c.convict(e)
-		return 0
+		left := c.grantedGrace(now)
+		if left == 0 {
+			c.convict(e)
+			return 0
+		}
+		wait = left
 	}
 	if c.pingEnd != 0 { // its way is followed tick by tick
 		wait = min(wait, c.srv.cfg.Tick)
 	}
-	return wait
+	return min(wait, pathLook)
 }
 
 // evidence is what the loop knows of the session's silence.
@@ -291,7 +316,13 @@ func (c *conn) suspect(why Suspicion) {
 		return
 	}
 	c.suspected = true
+	c.loop.suspects++
+	c.session.doubt.Store(uint32(why))
+	c.srv.counters.suspect.Add(1)
 	c.srv.counters.suspected.Add(1)
+	if why == SuspectPath {
+		c.srv.counters.warned.Add(1)
+	}
 	if err := c.deliver(calledSuspect, nil, why); err != nil {
 		c.endByHandler(err)
 	}

@@ -233,7 +233,7 @@ func TestOwnJudge(t *testing.T) {
 	begun := time.Now()
 	cl.echoes(t)
 	e := <-j.asked
-	assert.Equal(t, cfg.Policy, e.Policy)
+	assert.Equal(t, cfg.Policy.OrDefault(), e.Policy)
 	assert.False(t, e.Suspected)
 	for e.Silence < cfg.Policy.Timeout { // longer than Policy would have waited
 		next := <-j.asked

@@ -21,13 +21,17 @@ type loop struct {
 	srv   *Server
 	index int
 
-	tick    heartbeat.Tick // the clock as this loop has last seen it
-	wheel   *heartbeat.Wheel
-	entries []entry  // by wheel id
-	free    []uint32 // wheel ids to be used again
-	look    func(id uint32, last heartbeat.Tick) heartbeat.Tick
-	rounds  uint64 // how often the loop's seed was readable: since the one before last, every socket that was has been read
-	asked   bool   // for one more
+	tick      heartbeat.Tick // the clock as this loop has last seen it
+	wheel     *heartbeat.Wheel
+	entries   []entry  // by wheel id
+	free      []uint32 // wheel ids to be used again
+	look      func(id uint32, last heartbeat.Tick) heartbeat.Tick
+	suspects  int           // sessions that are suspect
+	countedAt time.Duration // when mostAreDue last counted
+	most      bool          // what it found
+
+	rounds uint64 // how often the loop's seed was readable: since the one before last, every socket that was has been read
+	asked  bool   // for one more
 
 	mu      sync.Mutex // guards the rest
 	dirty   []*conn    // have something to flush

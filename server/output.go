@@ -92,10 +92,15 @@ func giveBack(buf *[]byte) {
 func (c *conn) queue(f codec.Frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.end == nil {
-		if _, err := c.encode(f, maxInt); err != nil {
-			c.srv.log.Debug("pulsewheel: a frame of the library's own was refused by the codec", "frame", f.Type, "err", err)
-		}
+	if c.end != nil {
+		return
+	}
+	before := len(*c.output())
+	if _, err := c.encode(f, maxInt); err != nil {
+		c.srv.log.Debug("pulsewheel: a frame of the library's own was refused by the codec", "frame", f.Type, "err", err)
+	}
+	if c.dataAt == 0 && (before == 0 || c.ours == c.bytesOut+uint64(before)) {
+		c.ours = c.bytesOut + uint64(len(*c.out))
 	}
 }
 
@@ -112,7 +117,8 @@ func (c *conn) flush() {
 // write hands b to the kernel, or to gnet what the kernel does not take. After it the conn may be
 // gone.
 func (c *conn) write(b []byte) {
-	c.bytesOut += uint64(len(b))
+	all := uint64(len(b))
+	c.bytesOut += all
 	if len(b) == 0 {
 		return
 	}
@@ -141,7 +147,7 @@ func (c *conn) write(b []byte) {
 		}
 		c.lost -= len(b)
 	}
-	c.watch()
+	c.watch(all)
 }
 
 // flushDirty is flush, called by the loop.
@@ -155,25 +161,35 @@ type progress struct {
 	watching  bool          // there was something on its way at the last look
 	delivered uint64        // bytes acknowledged, as of the last look
 	movedAt   time.Duration // when that last grew, or the watch began
+	dataAt    time.Duration // since then bytes of the application's are on their way; 0: none are
+	ours      uint64        // up to here bytesOut that is on its way is Pings and Pongs
 	lost      int           // bytes that were to be sent when nothing could be any more
 }
 
-// watch begins to watch what was just written, and ends a session that lets too much wait.
-func (c *conn) watch() {
+// watch begins to watch the n bytes just written, and ends a session that lets too much wait.
+func (c *conn) watch(n uint64) {
 	waiting := c.sock.OutboundBuffered()
 	if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
 		c.endWith(PeerSlow, "%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax)
 		c.finish()
 		return
 	}
+	data := c.dataAt == 0 && c.bytesOut > c.ours
+	if c.watching && !data && waiting == 0 {
+		return
+	}
+	now, every := c.srv.elapsed(), c.watchEvery(waiting)
 	if !c.watching {
 		c.watching = true
-		c.delivered = c.acknowledged()
-		c.movedAt = c.srv.elapsed()
-		c.loop.lookIn(c.id, c.watchEvery(waiting))
-	} else if waiting > 0 {
-		c.loop.lookIn(c.id, c.watchEvery(waiting))
+		c.delivered, c.movedAt = c.bytesOut-n, now // all that was sent before had been taken
 	}
+	if data {
+		c.dataAt = now
+		if c.policy.Warning >= 0 {
+			every = min(every, c.policy.Warning)
+		}
+	}
+	c.loop.lookIn(c.id, every)
 }
 
 // watchEvery is how often progress is looked at: each tick while bytes wait for the kernel (nothing

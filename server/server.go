@@ -53,6 +53,7 @@ type Server struct {
 	empty    chan struct{}  // held has come to 0
 	counters counters
 	registry registry
+	recent   ring
 
 	mu        sync.Mutex // guards the rest
 	started   bool
@@ -82,6 +83,7 @@ func New(h Handler, cfg Config) (*Server, error) {
 	s.nudge = 1 << 29
 	s.registry.init()
 	s.counters.init()
+	s.recent.max = cfg.RecentMax
 	return s, nil
 }
 

@@ -23,6 +23,7 @@ type Session struct {
 	c      *conn
 	heard  atomic.Uint32  // the tick of the last inbound byte
 	rtt    atomic64.Int64 // nanoseconds, smoothed
+	doubt  atomic.Uint32  // a Suspicion
 	timers *timer         // of After; the loop's
 
 	mu    sync.Mutex // guards the rest
@@ -53,6 +54,10 @@ func (s *Session) SetValue(v any) {
 
 // RTT returns the smoothed round trip of Ping and Pong, 0 before the first.
 func (s *Session) RTT() time.Duration { return time.Duration(s.rtt.Load()) }
+
+// Suspicion tells why the peer is suspect now; 0 if it is not. It is set before OnSuspect is called and
+// cleared before OnRecover is; a session that ends while suspect stays so.
+func (s *Session) Suspicion() Suspicion { return Suspicion(s.doubt.Load()) }
 
 // Idle returns the time since the last inbound byte, to the grain of Config.Tick.
 func (s *Session) Idle() time.Duration {

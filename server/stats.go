@@ -17,12 +17,17 @@ type Stats struct {
 	Refused      uint64            // turned away at the front door, ServerFull: never a session
 	AcceptErrors uint64            // accepts and enrolments that failed
 	Suspected    uint64            // calls of OnSuspect
+	Warned       uint64            // those of them with SuspectPath, by the kernel's early warning
 	Recovered    uint64            // calls of OnRecover
+	Suspect      int               // live sessions that are suspect now
+	GraceRounds  uint64            // times that most of a loop's sessions came due at once and were given an Interval more
 	Wakes        uint64            // times a loop was woken to do something for other goroutines, or because it was due
 }
 
 type counters struct {
-	refused, acceptErrors, suspected, recovered, wakes atomic64.Uint64
+	refused, acceptErrors, suspected, warned, recovered, graceRounds, wakes atomic64.Uint64
+
+	suspect atomic64.Int64
 
 	mu      sync.Mutex // guards the rest: the three always agree
 	opened  uint64
@@ -40,7 +45,8 @@ func (s *Server) Stats() Stats {
 	return Stats{
 		Opened: n.opened, Closed: n.closed, Reasons: maps.Clone(n.reasons), Live: int(n.opened - n.closed),
 		Conns: int(s.held.Load()), Refused: n.refused.Load(), AcceptErrors: n.acceptErrors.Load(),
-		Suspected: n.suspected.Load(), Recovered: n.recovered.Load(), Wakes: n.wakes.Load(),
+		Suspected: n.suspected.Load(), Warned: n.warned.Load(), Recovered: n.recovered.Load(), Suspect: int(n.suspect.Load()),
+		GraceRounds: n.graceRounds.Load(), Wakes: n.wakes.Load(),
 	}
 }
 

@@ -1,0 +1,71 @@
+package server_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+)
+
+// Recent has the last sessions, the newest first, as OnClose was given them.
+func TestRecent(t *testing.T) {
+	t.Parallel()
+	cfg := calm()
+	cfg.RecentMax = 5
+	h := newRecorder()
+	srv := start(t, h, cfg)
+	assert.Empty(t, srv.Recent())
+	var ends []ending
+	for i := range 12 {
+		began := time.Now()
+		c := dial(t, srv)
+		s := h.nextOpen(t)
+		c.echoes(t)
+		switch i % 3 {
+		case 0:
+			require.NoError(t, c.Close())
+		case 1:
+			c.rst(t)
+		case 2:
+			payload, err := codec.AppendGoodbye(nil, 1007, fmt.Sprint("so long ", i))
+			require.NoError(t, err)
+			c.send(t, codec.Goodbye, payload)
+		}
+		e := h.nextClose(t)
+		require.Same(t, s, e.s)
+		ends = append(ends, e)
+		got := srv.Recent()
+		require.Len(t, got, min(i+1, 5))
+		for back, r := range got {
+			want := ends[i-back]
+			assert.Equal(t, want.s.ID(), r.ID)
+			assert.Equal(t, want.s.RemoteAddr(), r.RemoteAddr)
+			assert.Equal(t, *want.end, r.End)
+		}
+		assert.Equal(t, c.LocalAddr().(*net.TCPAddr).AddrPort(), got[0].RemoteAddr)
+		assert.WithinRange(t, got[0].At, began, e.at)
+		got[0].ID, got[0].RemoteAddr = 0, netip.AddrPort{} // the copy is the caller's
+		assert.Equal(t, s.ID(), srv.Recent()[0].ID)
+	}
+}
+
+func TestRecentKeepsAThousand(t *testing.T) {
+	t.Parallel()
+	h := newRecorder()
+	srv := start(t, h, calm())
+	for range 1030 {
+		dial(t, srv).Close()
+		h.nextClose(t)
+	}
+	got := srv.Recent()
+	require.Len(t, got, 1024)
+	for i := range got[1:] {
+		require.Greater(t, got[i].ID, got[i+1].ID)
+	}
+}
