@@ -58,14 +58,19 @@ type Path struct {
 }
 
 // Stuck tells whether what was sent does not get through: for at least quiet, and for four round
-// trips, nothing has come back, the kernel has sent it again, and it is not the peer that has closed
-// its window.
+// trips (2 s of them at most), nothing has come back, the kernel has sent it again, and it is not the
+// peer that has closed its window.
 func (p Path) Stuck(quiet time.Duration) bool {
-	return p.Known && p.Unacked > 0 && p.Retransmits > 0 && p.Window > 0 && p.Quiet >= max(quiet, roundTrips*p.RTT)
+	return p.Known && p.Unacked > 0 && p.Retransmits > 0 && p.Window > 0 &&
+		p.Quiet >= max(quiet, min(roundTrips*p.RTT, roundTripsMax))
 }
 
-// roundTrips is how many of them a retransmission is given to be answered in.
-const roundTrips = 4
+// A retransmission is given so much time to be answered in. The limit is for paths that come and go:
+// what an outage has held up makes the smoothed round trip look as long as that.
+const (
+	roundTrips    = 4
+	roundTripsMax = 2 * time.Second
+)
 
 // A Judge decides what a silence means, and after how long to look again (at least 1 ms is taken).
 // It is called on the session's event loop and must not block; one Judge serves all of them.

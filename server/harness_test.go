@@ -125,9 +125,15 @@ func start(t testing.TB, h server.Handler, cfg server.Config) *server.Server {
 
 func startOn(t testing.TB, h server.Handler, cfg server.Config, addr string) *server.Server {
 	t.Helper()
-	srv, err := server.New(h, cfg)
-	require.NoError(t, err)
 	ln, err := server.Listen(addr)
+	require.NoError(t, err)
+	return serveOn(t, h, cfg, ln)
+}
+
+// serveOn serves h on ln until the test ends.
+func serveOn(t testing.TB, h server.Handler, cfg server.Config, ln net.Listener) *server.Server {
+	t.Helper()
+	srv, err := server.New(h, cfg)
 	require.NoError(t, err)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()

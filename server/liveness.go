@@ -13,15 +13,16 @@ import (
 
 // liveness is what is known of the peer's being there.
 type liveness struct {
-	suspected bool
-	spared    time.Duration // a grace round keeps it until then; 0: it was given none since it was last heard
-	pings     int           // sent since the last inbound byte
-	firstPing time.Duration // when the first of those was
-	lastPing  time.Duration // when the last was
-	pingEnd   uint64        // bytesOut behind the newest Ping, while much is on the way before it; else 0
-	stuckAt   time.Duration // when that Ping was queued
-	firstAsk  time.Duration // when the session's very first Ping was sent; 0: never
-	pingStamp time.Duration // payload of the newest Ping
+	suspected    bool
+	spared       time.Duration // a grace round keeps it until then; 0: it was given none since it was last heard
+	pings        int           // sent since the last inbound byte
+	firstPing    time.Duration // when the first of those was
+	lastPing     time.Duration // when the last was
+	firstPingEnd uint64        // bytesOut up to the first
+	pingEnd      uint64        // bytesOut behind the newest Ping, while much is on the way before it; else 0
+	stuckAt      time.Duration // when that Ping was queued
+	firstAsk     time.Duration // when the session's very first Ping was sent; 0: never
+	pingStamp    time.Duration // payload of the newest Ping
 
 	sampled   TCPInfo // the last look at the kernel's counters
 	sampledAt time.Duration
@@ -47,6 +48,9 @@ func (c *conn) recovered() {
 		return // the suspicion it ended with remains
 	}
 	c.unsuspect()
+	if c.dataAt != 0 { // the path is watched again
+		c.loop.lookIn(c.id, max(c.policy.Warning, 0))
+	}
 	c.session.doubt.Store(0)
 	c.srv.counters.recovered.Add(1)
 	if err := c.deliver(calledRecover, nil, 0); err != nil {
@@ -339,25 +343,25 @@ func (c *conn) convict(e heartbeat.Evidence) {
 		if c.pingEnd != 0 {
 			asked += ", one held up behind output that it does not take"
 		}
-		c.endWith(silentReason(c.sampled, e.PingAge), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
+		acked := c.pings > 0 && c.acknowledged() >= c.firstPingEnd
+		c.endWith(silentReason(c.sampled, acked, e.PingAge), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
 	}
 	c.finish()
 }
 
-// silentReason tells the frozen process, whose kernel has acknowledged every Ping, from the dead
-// path, on which they are sent again and again. An old last_ack_recv proves nothing, nor do backoff
-// and probes while the peer's window is closed; but one acknowledgement since the first Ping, asked
-// ago, proves that its kernel answers although something is on the way just now.
-func silentReason(ti TCPInfo, asked time.Duration) Reason {
+// silentReason tells the frozen process from the dead path. acked: the first Ping, sent asked ago, has
+// been acknowledged, so the peer's kernel took the question that its process has not answered,
+// whatever is being sent again just now on a path that loses packets. An old last_ack_recv proves
+// nothing, nor do backoff and probes while the peer's window is closed; but an acknowledgement in the
+// later half of the time since the Ping cannot be one that was on its way when it was sent.
+func silentReason(ti TCPInfo, acked bool, asked time.Duration) Reason {
 	switch {
 	case !ti.Known():
 		return HeartbeatLost
-	case ti.Unacked == 0 || ti.SndWnd == 0:
+	case acked, ti.Unacked == 0, ti.SndWnd == 0, ti.LastAckRecv < asked/2:
 		return PeerFrozen
 	case ti.Retransmits > 0:
 		return PathDead
-	case ti.LastAckRecv < asked:
-		return PeerFrozen
 	}
 	return HeartbeatLost
 }
@@ -403,7 +407,10 @@ func (c *conn) ping(now time.Duration) {
 // pingSent notes that the newest Ping is on its way to the peer.
 func (c *conn) pingSent(now time.Duration) {
 	if c.pings == 0 {
-		c.firstPing = now
+		c.firstPing, c.firstPingEnd = now, c.bytesOut
+		if c.pingEnd != 0 {
+			c.firstPingEnd = c.pingEnd
+		}
 	}
 	if c.firstAsk == 0 {
 		c.firstAsk = now
