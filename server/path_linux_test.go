@@ -1,0 +1,168 @@
+package server_test
+
+import (
+	"bufio"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
+
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/netlab"
+	"github.com/pulsewheel/pulsewheel/server"
+)
+
+// far serves h to clients that are a leg away.
+func far(t *testing.T, h *recorder, cfg server.Config) (*server.Server, *netlab.Leg) {
+	t.Helper()
+	lab, err := netlab.New(1)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { require.NoError(t, lab.Close()) })
+	ln, err := lab.Listen(0)
+	require.NoError(t, err)
+	return serveOn(t, h, cfg, ln), lab.Leg(0)
+}
+
+// dialFar is dial, from the leg's far end.
+func dialFar(t *testing.T, srv *server.Server, leg *netlab.Leg) *client {
+	t.Helper()
+	nc, err := leg.Dial(srv.Addr().(*net.TCPAddr).Port)
+	require.NoError(t, err)
+	t.Cleanup(func() { nc.Close() })
+	return &client{nc, bufio.NewReader(nc)}
+}
+
+// streamTo sends to s every 50 ms until the test or the session ends.
+func streamTo(t *testing.T, s *server.Session) {
+	var done sync.WaitGroup
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop); done.Wait() })
+	done.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+				if s.Send(make([]byte, 100)) != nil {
+					return
+				}
+			}
+		}
+	})
+}
+
+// A peer that is sent to is suspect within a second of the cut, however long its interval is, one that is not
+// is not; when the cable is plugged in again it recovers.
+func TestCableWarning(t *testing.T) {
+	t.Parallel()
+	cfg := calm()
+	cfg.Policy = heartbeat.Policy{Interval: time.Minute}
+	cfg.Tick = 100 * time.Millisecond
+	h := newRecorder()
+	why := make(chan server.Suspicion, 1)
+	h.onSuspect = func(s *server.Session) { why <- s.Suspicion() }
+	srv, leg := far(t, h, cfg)
+	join := func() *server.Session {
+		c := dialFar(t, srv, leg)
+		go func() { _, _ = c.beat() }()
+		return h.nextOpen(t)
+	}
+	streamed, idle, unwarned := join(), join(), join()
+	require.NoError(t, unwarned.SetPolicy(heartbeat.Policy{Interval: time.Minute, Warning: -1}))
+	for _, s := range []*server.Session{streamed, unwarned} {
+		streamTo(t, s)
+	}
+	for round := range 2 {
+		time.Sleep(1500 * time.Millisecond) // until the kernel's round trip has come down again
+		cut, err := leg.Cut()
+		require.NoError(t, err)
+		assert.Equal(t, server.SuspectPath, <-why)
+		took := time.Since(cut)
+		t.Logf("suspect %v after the cut", took.Round(time.Millisecond))
+		assert.Less(t, took, time.Second+slack)
+		time.Sleep(500 * time.Millisecond)
+		assert.Equal(t, 1, srv.Stats().Suspect)
+		assert.Zero(t, idle.Suspicion())
+		assert.Zero(t, unwarned.Suspicion())
+		require.NoError(t, leg.Mend())
+		eventually(t, 20*time.Second, func() bool { return streamed.Suspicion() == 0 }, "recovered")
+		st := srv.Stats()
+		assert.EqualValues(t, round+1, st.Warned)
+		assert.EqualValues(t, round+1, st.Suspected)
+		assert.EqualValues(t, round+1, st.Recovered)
+		assert.Zero(t, st.Suspect)
+	}
+}
+
+// A Ping that is lost is no warning: an idle client becomes suspect at Interval, not before.
+func TestCableIdle(t *testing.T) {
+	t.Parallel()
+	cfg := calm()
+	cfg.Policy = heartbeat.Policy{Interval: 3 * time.Second, Timeout: 6 * time.Second}
+	h := newRecorder()
+	why := make(chan server.Suspicion, 1)
+	h.onSuspect = func(s *server.Session) { why <- s.Suspicion() }
+	h.onMessage = func(*server.Session, []byte) error { return nil }
+	srv, leg := far(t, h, cfg)
+	c := dialFar(t, srv, leg)
+	go func() { _, _ = c.beat() }()
+	s := h.nextOpen(t)
+	said := time.Now()
+	c.send(t, 1, []byte("hello"))
+	cut, err := leg.Cut()
+	require.NoError(t, err)
+	assert.Equal(t, server.SuspectSilence, <-why)
+	took := time.Since(said)
+	assert.GreaterOrEqual(t, took, cfg.Policy.Interval-jiffy)
+	assert.Less(t, took, cfg.Policy.Interval+2*cfg.Tick+slack)
+	e := h.nextClose(t)
+	assert.Equal(t, server.PathDead, e.end.Reason, "%v", e.end.Record.TCP)
+	assert.Less(t, e.at.Sub(cut), cfg.Policy.Timeout+2*cfg.Tick+slack)
+	assert.Equal(t, server.SuspectSilence, s.Suspicion())
+	assert.Positive(t, e.end.Record.TCP.Retransmits)
+}
+
+// On a path that loses every fifth packet, a process that is frozen is still told from a path that is
+// dead: its kernel answers, if not always at once. Where nothing at all has come back since it fell
+// silent (every packet of that one was lost), nobody could tell.
+func TestFrozenOnALossyPath(t *testing.T) {
+	t.Parallel()
+	const clients = 60
+	cfg := calm()
+	cfg.Policy = heartbeat.Policy{Interval: time.Second, Timeout: 3 * time.Second}
+	cfg.WriteTimeout = 20 * time.Second
+	h := newRecorder()
+	srv, leg := far(t, h, cfg)
+	told := atomic.NewInt64(0)
+	h.onClose = func(_ *server.Session, end *server.CloseError) {
+		if end.Record.TCP.Retransmits > 0 {
+			told.Inc()
+		}
+	}
+	for i := range clients {
+		dialFar(t, srv, leg) // it says nothing and answers nothing; its kernel does
+		s := h.nextOpen(t)
+		if i%2 == 0 {
+			streamTo(t, s)
+		}
+	}
+	require.NoError(t, leg.Relay(netlab.Shape{Delay: 10 * time.Millisecond, Loss: 0.2, Seed: 7}))
+	blind := 0
+	for range clients {
+		e := h.nextClose(t)
+		r := e.end.Record
+		if e.end.Reason != server.PeerFrozen && r.Idle-r.TCP.LastAckRecv < time.Second {
+			blind++
+			continue
+		}
+		assert.Equal(t, server.PeerFrozen, e.end.Reason, "%v; %+v", e.end, r.TCP)
+	}
+	t.Logf("%d of %d were told while the kernel sent something again; of %d nothing had come back", told.Load(), clients, blind)
+	assert.Less(t, blind, clients/4)
+}
