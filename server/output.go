@@ -183,11 +183,14 @@ func (c *conn) watch(n uint64) {
 		c.watching = true
 		c.delivered, c.movedAt = c.bytesOut-n, now // all that was sent before had been taken
 	}
-	if data {
+	switch {
+	case data:
 		c.dataAt = now
 		if c.policy.Warning >= 0 {
 			every = min(every, c.policy.Warning)
 		}
+	case waiting == 0:
+		return // Pings and Pongs alone: the silence brings the next look
 	}
 	c.loop.lookIn(c.id, every)
 }
