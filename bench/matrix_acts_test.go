@@ -1,0 +1,109 @@
+//go:build linux
+
+package bench
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+)
+
+// pull pulls the cable of the leg.
+func pull(m *matrix, c *cast) error {
+	now := m.now()
+	began := time.Now()
+	at, err := m.lab.Leg(c.leg).Cut()
+	now.at += at.Sub(began)
+	c.acted(now)
+	return err
+}
+
+// freeze stops the process.
+func freeze(m *matrix, c *cast) error {
+	c.acted(m.now())
+	return unix.Kill(c.party.pid, unix.SIGSTOP)
+}
+
+// goDeaf has all clients read no more. The last byte that the server can see taken is the last by which what
+// waits for the client grew.
+func goDeaf(m *matrix, c *cast) error {
+	at := m.now()
+	for _, g := range slices.Concat(c.sessions, c.plains) {
+		g.deaf.Store(true)
+	}
+	c.acted(at)
+	for i, g := range c.sessions {
+		tr, last := c.trials[i], -1
+		g.every(5*time.Millisecond, func() error {
+			if tr.entry.ended(0) {
+				return net.ErrClosed
+			}
+			if n := g.unread(); n != last {
+				last = n
+				tr.began(m.now())
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+// vanish has the host of all clients gone, and its router say so. The client's namespace turns into that router: it no longer takes
+// the address for its own but forwards to a wire on which nobody answers to it. That is the kernel's own "host
+// unreachable" for each packet, without the limit of one a second that routers put on them, because here one peer asks for many.
+func vanish(m *matrix, c *cast) error {
+	leg := m.lab.Leg(c.leg)
+	own := c.sessions[0].conn.LocalAddr().(*net.TCPAddr).IP
+	c.acted(m.now())
+	for _, g := range slices.Concat(c.sessions, c.plains) {
+		g.mute.Store(true)
+	}
+	cmd := leg.Command("ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(strings.Join([]string{
+		"link add lan type veth peer name nobody",
+		"link set lan up",
+		"link set nobody up",
+		fmt.Sprintf("route del local %v table local", own),
+		fmt.Sprintf("route add %v/32 dev lan", own),
+	}, "\n") + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("ip: %w: %s", err, out)
+	}
+	return leg.In(func() error {
+		for _, setting := range [][2]string{
+			{"neigh/lan/mcast_solicit", "1"},
+			{"neigh/lan/retrans_time_ms", "20"},
+			{"icmp_ratelimit", "0"},
+			{"tcp_early_demux", "0"}, // what has a socket here is not forwarded
+			{"ip_forward", "1"},
+		} {
+			if err := os.WriteFile("/proc/sys/net/ipv4/"+setting[0], []byte(setting[1]), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// trickle sends a long frame byte by byte.
+func trickle(g *guest, begin func()) error {
+	rest := frame(codec.Data, make([]byte, 1000))
+	next := func() error {
+		_, err := g.conn.Write(rest[:1])
+		rest = rest[1:]
+		return err
+	}
+	begin()
+	if err := next(); err != nil {
+		return err
+	}
+	g.every(300*time.Millisecond, next)
+	return nil
+}
