@@ -46,31 +46,27 @@ type Evidence struct {
 }
 
 // A Path is what the kernel knows of the way to the peer, from Linux's TCP_INFO. It is asked for when
-// what the application sent has not been acknowledged for about Policy.Warning, and again before a
-// suspicion or a conviction; otherwise Known is false and the rest is zero.
+// nothing has come back for about Policy.Warning from a peer that the application is sending to, and
+// again before a suspicion or a conviction; otherwise Known is false and the rest is zero.
 type Path struct {
 	Known       bool
 	Unacked     uint32        // segments on their way
 	Retransmits uint32        // how often the oldest of them has been sent again, unanswered
 	Window      uint32        // bytes that the peer is ready to take
-	Quiet       time.Duration // for so long something is on its way, and neither an acknowledgement nor data has come
+	Quiet       time.Duration // for so long at least something has been on its way, and neither an acknowledgement nor data has come
 	RTT         time.Duration // smoothed
+	RTO         time.Duration // after which the kernel first sends again; 0: not known
 }
 
-// Stuck tells whether what was sent does not get through: for at least quiet, and for four round
-// trips (2 s of them at most), nothing has come back, the kernel has sent it again, and it is not the
-// peer that has closed its window.
+// Stuck tells whether what was sent does not get through: for at least quiet nothing has come back,
+// although the peer has not closed its window, and there was time for it on this path: four round
+// trips, and two of the kernel's timeouts, so that what was lost once has been sent again and
+// answered. 2 s of that are enough: what an outage has held up makes the round trip of a path that
+// comes and goes look as long as that.
 func (p Path) Stuck(quiet time.Duration) bool {
-	return p.Known && p.Unacked > 0 && p.Retransmits > 0 && p.Window > 0 &&
-		p.Quiet >= max(quiet, min(roundTrips*p.RTT, roundTripsMax))
+	patience := min(max(4*p.RTT, 2*p.RTO), 2*time.Second)
+	return p.Known && p.Unacked > 0 && p.Window > 0 && p.Quiet >= max(quiet, patience)
 }
-
-// A retransmission is given so much time to be answered in. The limit is for paths that come and go:
-// what an outage has held up makes the smoothed round trip look as long as that.
-const (
-	roundTrips    = 4
-	roundTripsMax = 2 * time.Second
-)
 
 // A Judge decides what a silence means, and after how long to look again (at least 1 ms is taken).
 // It is called on the session's event loop and must not block; one Judge serves all of them.
@@ -100,9 +96,9 @@ type Policy struct {
 	Interval time.Duration
 	// Timeout is the silence at which a peer is dead. If zero, it is three times Interval.
 	Timeout time.Duration
-	// Warning is for how long nothing may come back, acknowledgement or data, while the kernel sends
-	// the application's bytes again and again: then the peer is suspect. Four round trips are waited
-	// for in any case. If zero, it is 600 ms; if negative, the kernel is not asked.
+	// Warning is for how long nothing may come back, acknowledgement or data, while the application's
+	// bytes are on their way: then the peer is suspect. On a path with a long round trip it is longer:
+	// see Path.Stuck. If zero, it is 600 ms; if negative, the kernel is not asked.
 	Warning time.Duration
 }
 

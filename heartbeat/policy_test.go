@@ -141,22 +141,26 @@ func TestPolicyFarPeer(t *testing.T) {
 	assert.GreaterOrEqual(t, s.sent, 2)
 }
 
-var stuck = Path{Known: true, Unacked: 1, Retransmits: 1, Window: 1 << 16, Quiet: 600 * time.Millisecond, RTT: 50 * time.Millisecond}
+var stuck = Path{Known: true, Unacked: 1, Window: 1 << 16, Quiet: 600 * time.Millisecond, RTT: 50 * time.Millisecond, RTO: 250 * time.Millisecond}
 
 func TestPathStuck(t *testing.T) {
 	assert.True(t, stuck.Stuck(600*time.Millisecond))
 	for name, change := range map[string]func(p *Path){
 		"not known":          func(p *Path) { p.Known = false },
 		"all acknowledged":   func(p *Path) { p.Unacked = 0 },
-		"sent once":          func(p *Path) { p.Retransmits = 0 },
 		"the peer's window":  func(p *Path) { p.Window = 0 },
 		"not quiet enough":   func(p *Path) { p.Quiet-- },
 		"a long way to here": func(p *Path) { p.RTT = 151 * time.Millisecond },
+		"a changing path":    func(p *Path) { p.RTO = 301 * time.Millisecond },
 	} {
 		p := stuck
 		change(&p)
 		assert.False(t, p.Stuck(600*time.Millisecond), name)
 	}
+	outage := stuck
+	outage.RTT, outage.RTO, outage.Quiet = 10*time.Second, 30*time.Second, 2*time.Second
+	assert.True(t, outage.Stuck(600*time.Millisecond))
+	assert.False(t, outage.Stuck(2001*time.Millisecond))
 }
 
 // The kernel's warning brings the suspicion forward by seconds, and changes nothing about the end: two

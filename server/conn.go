@@ -58,12 +58,13 @@ type conn struct {
 	told                bool   // OnClose has been called
 	reset               bool   // we end it with an RST
 
-	opened atomic.Bool // OnOpen has begun
-	sealed atomic.Bool // end is set: nothing more goes in or out
-	mu     sync.Mutex  // guards the rest
-	out    *[]byte     // encoded and not flushed; nil: nothing
-	dirty  bool        // a flush is due
-	end    *CloseError // the first cause
+	opened  atomic.Bool // OnOpen has begun
+	sealed  atomic.Bool // end is set: nothing more goes in or out
+	mu      sync.Mutex  // guards the rest
+	out     *[]byte     // encoded and not flushed; nil: nothing
+	outData bool        // there is Data in it
+	dirty   bool        // a flush is due
+	end     *CloseError // the first cause
 }
 
 // newConn makes the conn for an accepted connection; it has no loop yet.

@@ -245,7 +245,7 @@ func (c *conn) tell(fd int) {
 	end := c.end
 	now := c.srv.elapsed()
 	queued := 0
-	if out := c.takeOutput(); out != nil {
+	if out, _ := c.takeOutput(); out != nil {
 		queued = len(*out)
 		giveBack(out)
 	}

@@ -48,7 +48,7 @@ func (c *conn) recovered() {
 		return // the suspicion it ended with remains
 	}
 	c.unsuspect()
-	if c.dataAt != 0 { // the path is watched again
+	if c.pathWatched { // from now on again
 		c.loop.lookIn(c.id, max(c.policy.Warning, 0))
 	}
 	c.session.doubt.Store(0)
@@ -114,7 +114,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	}
 	waiting, taken := c.sock.OutboundBuffered(), c.acknowledged()
 	if taken == c.bytesOut {
-		c.watching, c.dataAt = false, 0
+		c.watching, c.pathWatched = false, false
 		return forever
 	}
 	if taken > c.delivered {
@@ -199,16 +199,17 @@ type grace struct {
 }
 
 // excused asks, at a deadline, whether bytes of the peer wait to be read. While they do, or have come
-// since it was last asked, the peer is given more time, in all at most the timeout again; more only
-// if the loop has not come to read them since. It returns the time to the next look, or 0: no excuse.
-// An errno ends the session.
+// since it was last asked, the peer is given more time: as much as the loop has not read from it for,
+// and at most the timeout again; more only if the loop has not come to read them since. (So who
+// sends byte by byte to a loop that reads them all gains nothing.) It returns the time to the next look,
+// or 0: no excuse. An errno ends the session.
 func (c *conn) excused(now, timeout time.Duration) time.Duration {
 	waits := c.unread()
 	switch {
 	case c.phase == closed:
 		return 0
 	case c.until == 0 && waits:
-		c.until, c.round = now+timeout, c.loop.rounds
+		c.until, c.round = now+min(c.session.Idle()+2*c.srv.cfg.Tick, timeout), c.loop.rounds
 	case c.until == 0, !waits && c.seen == c.bytesIn:
 		return 0
 	case c.until <= now && c.loop.rounds >= c.round+2:

@@ -56,6 +56,7 @@ func (c *conn) encode(f codec.Frame, limit int) (first bool, err error) {
 			ErrBacklogFull, queued, f.Type, len(buf)-queued, limit)
 	}
 	*out = buf
+	c.outData = c.outData || f.Type == codec.Data
 	c.framesOut++
 	first = !c.dirty
 	c.dirty = true
@@ -70,13 +71,14 @@ func (c *conn) output() *[]byte {
 	return c.out
 }
 
-// takeOutput empties the queue. The caller gives the buffer back, if it is not nil.
-func (c *conn) takeOutput() *[]byte {
+// takeOutput empties the queue, and tells whether there is anything of the application's in it. The
+// caller gives the buffer back, if it is not nil.
+func (c *conn) takeOutput() (out *[]byte, data bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := c.out
-	c.out, c.dirty = nil, false
-	return out
+	out, data = c.out, c.outData
+	c.out, c.outData, c.dirty = nil, false, false
+	return out, data
 }
 
 // giveBack returns a buffer to the pool.
@@ -95,12 +97,8 @@ func (c *conn) queue(f codec.Frame) {
 	if c.end != nil {
 		return
 	}
-	before := len(*c.output())
 	if _, err := c.encode(f, maxInt); err != nil {
 		c.srv.log.Debug("pulsewheel: a frame of the library's own was refused by the codec", "frame", f.Type, "err", err)
-	}
-	if c.dataAt == 0 && (before == 0 || c.ours == c.bytesOut+uint64(before)) {
-		c.ours = c.bytesOut + uint64(len(*c.out))
 	}
 }
 
@@ -108,15 +106,15 @@ const maxInt = int(^uint(0) >> 1)
 
 // flush writes what is queued: one system call for all of it.
 func (c *conn) flush() {
-	if out := c.takeOutput(); out != nil {
-		c.write(*out)
+	if out, data := c.takeOutput(); out != nil {
+		c.write(*out, data)
 		giveBack(out)
 	}
 }
 
-// write hands b to the kernel, or to gnet what the kernel does not take. After it the conn may be
-// gone.
-func (c *conn) write(b []byte) {
+// write hands b to the kernel, or to gnet what the kernel does not take. data: there are bytes of the
+// application's in it. After it the conn may be gone.
+func (c *conn) write(b []byte, data bool) {
 	all := uint64(len(b))
 	c.bytesOut += all
 	if len(b) == 0 {
@@ -147,7 +145,7 @@ func (c *conn) write(b []byte) {
 		}
 		c.lost -= len(b)
 	}
-	c.watch(all)
+	c.watch(all, data)
 }
 
 // flushDirty is flush, called by the loop.
@@ -158,39 +156,42 @@ func (c *conn) flushDirty() {
 
 // progress is what is known of the peer's taking what is sent to it.
 type progress struct {
-	watching  bool          // there was something on its way at the last look
-	delivered uint64        // bytes acknowledged, as of the last look
-	movedAt   time.Duration // when that last grew, or the watch began
-	dataAt    time.Duration // since then bytes of the application's are on their way; 0: none are
-	ours      uint64        // up to here bytesOut that is on its way is Pings and Pongs
-	lost      int           // bytes that were to be sent when nothing could be any more
+	watching    bool          // there was something on its way at the last look
+	delivered   uint64        // bytes acknowledged, as of the last look
+	movedAt     time.Duration // when that last grew, or the watch began
+	pathWatched bool          // bytes of the application's were on their way at the last look
+	sends
+	lost int // bytes that were to be sent when nothing could be any more
 }
 
 // watch begins to watch the n bytes just written, and ends a session that lets too much wait.
-func (c *conn) watch(n uint64) {
+func (c *conn) watch(n uint64, data bool) {
 	waiting := c.sock.OutboundBuffered()
 	if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
 		c.endWith(PeerSlow, "%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax)
 		c.finish()
 		return
 	}
-	data := c.dataAt == 0 && c.bytesOut > c.ours
-	if c.watching && !data && waiting == 0 {
+	if data {
+		c.noteSent()
+	}
+	begin := data && !c.pathWatched
+	if c.watching && !begin && waiting == 0 {
 		return
 	}
-	now, every := c.srv.elapsed(), c.watchEvery(waiting)
 	if !c.watching {
 		c.watching = true
-		c.delivered, c.movedAt = c.bytesOut-n, now // all that was sent before had been taken
+		c.delivered, c.movedAt = c.bytesOut-n, c.srv.elapsed() // all that was sent before had been taken
 	}
+	every := c.watchEvery(waiting)
 	switch {
-	case data:
-		c.dataAt = now
+	case begin:
+		c.pathWatched = true
 		if c.policy.Warning >= 0 {
 			every = min(every, c.policy.Warning)
 		}
 	case waiting == 0:
-		return // Pings and Pongs alone: the silence brings the next look
+		every = c.srv.cfg.WriteTimeout // Pings and Pongs alone: the silence brings a look before
 	}
 	c.loop.lookIn(c.id, every)
 }

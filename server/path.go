@@ -1,6 +1,7 @@
 package server
 
 import (
+	"math/bits"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/heartbeat"
@@ -9,15 +10,16 @@ import (
 // lookPath asks the kernel, when it is time to, whether what the application sent gets through, and
 // puts its answer into e. It returns the time to the next such look.
 //
-// Nothing is asked of a peer that was heard lately, or to which nothing is on its way; of one that is
-// streamed to and acknowledges, lookProgress has found so. Only the application's bytes count: a
-// Ping alone brings no warning, because the radio of an idle phone may need a second to wake.
+// Nothing is asked of a peer that was heard lately, or to which nothing has been on its way for long
+// enough; of one that acknowledges what it is sent, lookProgress has found so. Only the
+// application's bytes count: a Ping alone brings no warning, because the radio of an idle phone may
+// need a second to wake.
 func (c *conn) lookPath(now time.Duration, e *heartbeat.Evidence) time.Duration {
-	quiet := c.policy.Warning
-	if c.dataAt == 0 || c.suspected || quiet < 0 || !c.tcp {
+	warning := c.policy.Warning
+	if !c.pathWatched || c.suspected || warning < 0 || !c.tcp {
 		return forever
 	}
-	if left := quiet - min(now-c.dataAt, e.Silence); left > 0 {
+	if left := warning - min(e.Silence, c.sentSince(now, 0, false)); left > 0 {
 		return left
 	}
 	ti := c.sample(c.fd)
@@ -25,21 +27,20 @@ func (c *conn) lookPath(now time.Duration, e *heartbeat.Evidence) time.Duration 
 		return forever
 	}
 	e.Path = c.pathOf(ti, now)
-	if left := quiet - e.Path.Quiet; left > 0 {
+	if left := warning - e.Path.Quiet; left > 0 {
 		return left
 	}
-	return max(c.srv.cfg.Tick, quiet/8) // it may still be sent again
+	return max(c.srv.cfg.Tick, warning/8)
 }
 
-// pathOf puts the kernel's counters into the judge's words.
+// pathOf puts the kernel's counters into the judge's words. The kernel does not tell for how long the
+// oldest segment has been on its way. But what came last cannot have acknowledged what was
+// written later than a round trip before it, and of that sentSince knows the first.
 func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
-	p := heartbeat.Path{Known: true, Unacked: ti.Unacked, Retransmits: ti.Retransmits, Window: ti.SndWnd, RTT: ti.RTT}
-	if c.watching {
-		since := c.dataAt
-		if since == 0 {
-			since = c.movedAt
-		}
-		p.Quiet = max(min(now-since, ti.LastAckRecv-jiffy, ti.LastDataRecv-jiffy), 0)
+	p := heartbeat.Path{Known: true, Unacked: ti.Unacked, Retransmits: ti.Retransmits, Window: ti.SndWnd, RTT: ti.RTT, RTO: ti.RTO >> min(ti.Backoff, 31)}
+	if c.pathWatched {
+		back := max(min(ti.LastAckRecv, ti.LastDataRecv)-jiffy, 0)
+		p.Quiet = min(back, c.sentSince(now, now-back-ti.RTTMin, ti.Retransmits > 0))
 	}
 	return p
 }
@@ -50,4 +51,51 @@ func (c *conn) suspicion(e heartbeat.Evidence) Suspicion {
 		return SuspectPath
 	}
 	return SuspectSilence
+}
+
+// sends remembers when the application's bytes were written: in which of the last 64 grains of time,
+// each some ticks long (Server.grain).
+type sends struct {
+	grains uint64 // bit i: something was written i grains before newest
+	newest uint32
+}
+
+// grainMin is the least length of a grain: 64 of them are longer than anything that Path.Stuck waits for.
+const grainMin = 50 * time.Millisecond
+
+// noteSent notes that bytes of the application's have just been written. The clock is the ticker's,
+// which is right also in a turn that has lasted for long.
+func (c *conn) noteSent() {
+	now := c.srv.now.Load() >> c.srv.grain
+	if d := now - c.newest; d != 0 {
+		c.grains <<= d // 0, if that is 64 or more
+		c.newest = now
+	}
+	c.grains |= 1
+}
+
+// sentSince returns how long ago, at least, bytes of the application's were first written after from;
+// 0: they were not. Those of from's own grain may have been written before it: they count only if
+// nothing was later and they are known to be on their way. What was written before the ticker was itself
+// held up counts from when it went on: until then its clock was wrong.
+func (c *conn) sentSince(now, from time.Duration, known bool) time.Duration {
+	tick, grain := c.srv.cfg.Tick, c.srv.grain
+	since := c.grains
+	switch after := int32(c.newest - uint32(c.srv.tickAt(max(from, 0)))>>grain); {
+	case after < 0, after == 0 && !known:
+		return 0
+	case after == 0:
+		since &= 1
+	case after < 64:
+		since &= 1<<after - 1
+	}
+	if since == 0 {
+		return 0
+	}
+	g := c.newest - uint32(bits.Len64(since)-1)
+	end := heartbeat.Tick((g+1)<<grain - 1) // the last tick of the grain
+	if resumed := heartbeat.Tick(c.srv.resumed.Load()); end.Before(resumed) {
+		end = resumed
+	}
+	return max(time.Duration(c.srv.tickAt(now).Sub(end)-1)*tick+now%tick, 0)
 }

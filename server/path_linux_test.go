@@ -38,8 +38,8 @@ func dialFar(t *testing.T, srv *server.Server, leg *netlab.Leg) *client {
 	return &client{nc, bufio.NewReader(nc)}
 }
 
-// streamTo sends to s every 50 ms until the test or the session ends.
-func streamTo(t *testing.T, s *server.Session) {
+// streamTo sends to s once in every period until the test or the session ends.
+func streamTo(t *testing.T, s *server.Session, every time.Duration) {
 	var done sync.WaitGroup
 	stop := make(chan struct{})
 	t.Cleanup(func() { close(stop); done.Wait() })
@@ -48,7 +48,7 @@ func streamTo(t *testing.T, s *server.Session) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(50 * time.Millisecond):
+			case <-time.After(every):
 				if s.Send(make([]byte, 100)) != nil {
 					return
 				}
@@ -76,7 +76,7 @@ func TestCableWarning(t *testing.T) {
 	streamed, idle, unwarned := join(), join(), join()
 	require.NoError(t, unwarned.SetPolicy(heartbeat.Policy{Interval: time.Minute, Warning: -1}))
 	for _, s := range []*server.Session{streamed, unwarned} {
-		streamTo(t, s)
+		streamTo(t, s, 50*time.Millisecond)
 	}
 	for round := range 2 {
 		time.Sleep(1500 * time.Millisecond) // until the kernel's round trip has come down again
@@ -98,6 +98,30 @@ func TestCableWarning(t *testing.T) {
 		assert.EqualValues(t, round+1, st.Recovered)
 		assert.Zero(t, st.Suspect)
 	}
+}
+
+// What counts is for how long the oldest byte has been on its way, not when the watch began or when
+// anything came last: on a healthy path nobody is suspect, however seldom or irregularly it is sent to, and also not
+// when the loop has been away.
+func TestHealthyPathIsNotSuspect(t *testing.T) {
+	t.Parallel()
+	cfg := calm()
+	cfg.Tick = 100 * time.Millisecond
+	h := newRecorder()
+	srv, leg := far(t, h, cfg)
+	require.NoError(t, leg.Relay(netlab.Shape{Delay: 45 * time.Millisecond, Jitter: 10 * time.Millisecond, Seed: 3}))
+	for period := 20 * time.Millisecond; period < 1500*time.Millisecond; period += 20 * time.Millisecond {
+		c := dialFar(t, srv, leg)
+		go func() { _, _ = c.beat() }()
+		streamTo(t, h.nextOpen(t), period)
+	}
+	time.Sleep(3 * time.Second)
+	for s := range srv.Sessions() {
+		stall(t, s, 1500*time.Millisecond)
+		break
+	}
+	time.Sleep(5 * time.Second)
+	assert.Zero(t, srv.Stats().Suspected)
 }
 
 // A Ping that is lost is no warning: an idle client becomes suspect at Interval, not before.
@@ -149,7 +173,7 @@ func TestFrozenOnALossyPath(t *testing.T) {
 		dialFar(t, srv, leg) // it says nothing and answers nothing; its kernel does
 		s := h.nextOpen(t)
 		if i%2 == 0 {
-			streamTo(t, s)
+			streamTo(t, s, 50*time.Millisecond)
 		}
 	}
 	require.NoError(t, leg.Relay(netlab.Shape{Delay: 10 * time.Millisecond, Loss: 0.2, Seed: 7}))

@@ -41,12 +41,14 @@ type Server struct {
 	porch  chan refused
 	swept  chan struct{} // the porch is empty and stays so
 
-	_      [64]byte
-	now    atomic.Uint32  // the coarse clock, a heartbeat.Tick; written by the ticker alone
-	ready  atomic.Bool    // the engine is there, and loops can be woken
-	nudged heartbeat.Tick // when it last woke loops that have nothing due; likewise
-	nudge  int32          // it does so after this many ticks
-	_      [64]byte
+	_       [64]byte
+	now     atomic.Uint32  // the coarse clock, a heartbeat.Tick; written by the ticker alone
+	resumed atomic.Uint32  // the tick at which the ticker last went on after it had been held up; likewise
+	grain   uint8          // a grain of sends is 1<<grain ticks
+	ready   atomic.Bool    // the engine is there, and loops can be woken
+	nudged  heartbeat.Tick // when it last woke loops that have nothing due; likewise
+	nudge   int32          // it does so after this many ticks
+	_       [64]byte
 
 	lastID   atomic64.Uint64
 	held     atomic64.Int64 // connections from admission to the socket's close
@@ -84,6 +86,9 @@ func New(h Handler, cfg Config) (*Server, error) {
 	s.registry.init()
 	s.counters.init()
 	s.recent.max = cfg.RecentMax
+	for cfg.Tick<<s.grain < grainMin {
+		s.grain++
+	}
 	return s, nil
 }
 
@@ -250,6 +255,9 @@ func (s *Server) release(l *loop) {
 func (s *Server) onTick() time.Duration {
 	now := s.elapsed()
 	tick := s.tickAt(now)
+	if missed := tick.Sub(heartbeat.Tick(s.now.Load())); time.Duration(missed)*s.cfg.Tick >= 2*s.cfg.Tick+grainMin {
+		s.resumed.Store(uint32(tick))
+	}
 	s.now.Store(uint32(tick))
 	if !s.ready.Load() {
 		return s.cfg.Tick

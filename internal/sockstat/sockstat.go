@@ -58,6 +58,8 @@ type TCPInfo struct {
 	State        TCPState      `json:"state"`
 	RTT          time.Duration `json:"rtt"`     // smoothed
 	RTTVar       time.Duration `json:"rtt_var"` // mean deviation
+	RTTMin       time.Duration `json:"rtt_min"` // the least of late; 0 on kernels before 4.6
+	RTO          time.Duration `json:"rto"`     // retransmission timeout, backed off
 	Unacked      uint32        `json:"unacked"` // segments sent and not acknowledged
 	Retransmits  uint32        `json:"retransmits"`
 	Backoff      uint32        `json:"backoff"`

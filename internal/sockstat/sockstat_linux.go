@@ -24,6 +24,8 @@ func ReadTCPInfo(fd int) (TCPInfo, error) {
 		State:        TCPState(ti.State),
 		RTT:          us(ti.Rtt),
 		RTTVar:       us(ti.Rttvar),
+		RTTMin:       us(ti.Min_rtt),
+		RTO:          us(ti.Rto),
 		Unacked:      ti.Unacked,
 		Retransmits:  uint32(ti.Retransmits),
 		Backoff:      uint32(ti.Backoff),
