@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,28 +29,36 @@ func newLab(t testing.TB, legs int) *Lab {
 	return l
 }
 
-// echo serves TCP in the server's namespace: what comes goes back. It returns the port.
+// echo serves TCP in the server's namespace until the test ends: what comes goes back. It returns the
+// port.
 func echo(t testing.TB, l *Lab) int {
 	t.Helper()
 	ln, err := l.Listen(0)
 	require.NoError(t, err)
-	ended := make(chan struct{})
+	var (
+		served sync.WaitGroup
+		conns  []net.Conn
+	)
+	accepted := make(chan struct{})
 	go func() {
-		defer close(ended)
+		defer close(accepted)
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
+			conns = append(conns, c)
+			served.Go(func() { _, _ = io.Copy(c, c) })
 		}
 	}()
 	t.Cleanup(func() {
 		ln.Close()
-		<-ended
+		<-accepted
+		for _, c := range conns {
+			_ = c.(*net.TCPConn).SetLinger(0)
+			c.Close()
+		}
+		served.Wait()
 	})
 	return ln.Addr().(*net.TCPAddr).Port
 }
@@ -234,7 +243,7 @@ func TestIn(t *testing.T) {
 // from those that we keep: a client that has lost its router, a router that has lost both its ends.
 func TestCloseLeavesNothing(t *testing.T) {
 	l := newLab(t, 2)
-	//require.NoError(t, l.Leg(0).Relay(Shape{Delay: time.Millisecond}))
+	require.NoError(t, l.Leg(0).Relay(Shape{Delay: time.Millisecond}))
 	t.Run("traffic", func(t *testing.T) { // its sockets are closed at its end
 		_, err := roundTrip(dial(t, l.Leg(0), echo(t, l)), "hello", 5*time.Second)
 		require.NoError(t, err)
@@ -263,8 +272,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	require.Len(t, veths(router), 2)
 	from := time.Now()
 	require.NoError(t, l.Close())
-	require.Eventually(t, func() bool { t.Log(veths(client), veths(router)); return len(veths(client))+len(veths(router)) == 0 },
-		3*time.Second, 500*time.Millisecond, "a namespace is left")
+	require.Eventually(t, func() bool { return len(veths(client))+len(veths(router)) == 0 },
+		20*time.Second, 10*time.Millisecond, "a namespace is left")
 	t.Logf("all gone %v after Close", time.Since(from))
 }
 
