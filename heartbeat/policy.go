@@ -90,7 +90,8 @@ const (
 // kernel, the first of them at least Timeout-Interval ago. So a server that was itself away (stopped,
 // paused, blocked) asks first and convicts nobody for the time in which nobody was asked. For the
 // same reason a peer is suspected of silence only a quarter of Interval after it was asked, and one
-// whose round trip is longer than a fifth of Interval only after five quarters of that, up to Interval.
+// whose round trip is longer than a fifth of Interval only after five quarters of that, up to Interval
+// and to half of what is left until Timeout.
 type Policy struct {
 	// Interval is the silence at which a peer becomes suspect. If zero, it is 5 seconds.
 	Interval time.Duration
@@ -152,7 +153,7 @@ func (p Policy) Judge(e Evidence) (Verdict, time.Duration) {
 		return Dead, 0
 	}
 	if !e.Suspected {
-		answer := max(p.Interval/4, min(e.RTT*5/4, p.Interval))
+		answer := max(p.Interval/4, min(e.RTT*5/4, p.Interval, (p.Timeout-p.Interval)/2))
 		if wait := max(p.Interval-e.Silence, answer-e.PingAge); wait > 0 && !warned {
 			return Alive, wait
 		}

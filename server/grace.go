@@ -15,7 +15,7 @@ func (c *conn) grantedGrace(now time.Duration) time.Duration {
 		return 0
 	}
 	c.spared = now + c.policy.Interval
-	c.ping(now)
+	c.ping()
 	return c.policy.Interval
 }
 
@@ -27,7 +27,7 @@ func (l *loop) mostAreDue(now time.Duration) bool {
 		return l.most
 	}
 	l.countedAt, l.most = now, false
-	if l.suspects < graceMin {
+	if l.suspects < graceMin && l.srv.cfg.Judge == nil { // another judge need not suspect first
 		return false
 	}
 	sessions, due := 0, 0
@@ -37,6 +37,9 @@ func (l *loop) mostAreDue(now time.Duration) bool {
 			return
 		}
 		sessions++
+		if c.spared != 0 && now-(c.spared-c.policy.Interval) > 2*tick {
+			return // of an earlier round
+		}
 		if time.Duration(soon.Sub(l.wheel.Last(c.id)))*tick >= c.policy.Timeout {
 			due++
 		}

@@ -90,7 +90,8 @@ func TestSilentReason(t *testing.T) {
 		{"sent again, and only what was on its way before is answered", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, Retransmits: 3, LastAckRecv: 1100 * time.Millisecond}, false, PathDead},
 		{"sent again, but its kernel says something", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, Retransmits: 1, LastAckRecv: 900 * time.Millisecond}, false, PeerFrozen},
 		{"window closed", TCPInfo{State: sockstat.Established, Unacked: 1, Retransmits: 1, Backoff: 4, LastAckRecv: 3 * time.Second}, false, PeerFrozen},
-		{"on the way, and nothing since", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, LastAckRecv: 3 * time.Second}, false, HeartbeatLost},
+		{"on the way for long, and put off", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 90, LastAckRecv: 3 * time.Second, RTO: time.Second}, false, PathDead},
+		{"on the way, but that may be", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, LastAckRecv: 3 * time.Second, RTO: 1001 * time.Millisecond}, false, HeartbeatLost},
 	} {
 		assert.Equal(t, c.want, silentReason(c.ti, c.acked, asked), c.name)
 	}

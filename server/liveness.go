@@ -13,20 +13,25 @@ import (
 
 // liveness is what is known of the peer's being there.
 type liveness struct {
-	suspected    bool
-	spared       time.Duration // a grace round keeps it until then; 0: it was given none since it was last heard
-	pings        int           // sent since the last inbound byte
-	firstPing    time.Duration // when the first of those was
-	lastPing     time.Duration // when the last was
-	firstPingEnd uint64        // bytesOut up to the first
-	pingEnd      uint64        // bytesOut behind the newest Ping, while much is on the way before it; else 0
-	stuckAt      time.Duration // when that Ping was queued
-	firstAsk     time.Duration // when the session's very first Ping was sent; 0: never
-	pingStamp    time.Duration // payload of the newest Ping
+	suspected bool
+	spared    time.Duration // a grace round keeps it until then; 0: it was given none since it was last heard
+	pings     int           // sent since the last inbound byte
+	pinged    [2]pinged     // the first two of those
+	lastPing  time.Duration // when the last was
+	pingEnd   uint64        // bytesOut behind the newest Ping, while much is on the way before it; else 0
+	stuckAt   time.Duration // when that Ping was queued
+	firstAsk  time.Duration // when the session's very first Ping was sent; 0: never
+	pingStamp time.Duration // payload of the newest Ping
 
 	sampled   TCPInfo // the last look at the kernel's counters
 	sampledAt time.Duration
 	state     sockstat.TCPState // at that look or a later one
+}
+
+// pinged is a Ping that is on its way.
+type pinged struct {
+	at  time.Duration
+	end uint64 // bytesOut up to it
 }
 
 // heard notes a sign of life in tick now. Only inbound bytes count.
@@ -106,7 +111,7 @@ func (c *conn) lookOpen(now time.Duration, last heartbeat.Tick) time.Duration {
 }
 
 // lookProgress looks whether the peer takes what is sent to it. It is slow if it has taken nothing for
-// WriteTimeout although it is there: a path that retransmits is for the silence to judge, and so is, where
+// WriteTimeout although it is there: a path that loses it is for the silence to judge, and so is, where
 // the kernel does not tell, a peer that says nothing either.
 func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if !c.watching {
@@ -124,7 +129,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if left > 0 {
 		return min(left, c.watchEvery(waiting))
 	}
-	if ti := c.sample(c.fd); ti.Retransmits > 0 && ti.SndWnd > 0 || !ti.Known() && c.session.Idle() >= c.policy.Interval {
+	if ti := c.sample(c.fd); ti.Unacked > 0 && ti.SndWnd > 0 || !ti.Known() && c.session.Idle() >= c.policy.Interval {
 		return c.watchEvery(waiting)
 	}
 	c.endWith(PeerSlow, "it has taken none of %d bytes for %v", c.bytesOut-taken, (now - c.movedAt).Round(time.Millisecond))
@@ -182,7 +187,7 @@ func (c *conn) askReady(now time.Duration) time.Duration {
 		return half
 	}
 	if c.firstAsk == 0 {
-		c.ping(now)
+		c.ping()
 	}
 	if c.firstAsk != 0 {
 		return max(left, c.firstAsk+timeout/4-now)
@@ -267,11 +272,11 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 	}
 	switch verdict {
 	case heartbeat.Ask:
-		c.ping(now)
+		c.ping()
 	case heartbeat.Suspect:
 		c.suspect(c.suspicion(e))
 		if c.phase == open {
-			c.ping(now)
+			c.ping()
 		}
 	case heartbeat.Dead:
 		left := c.grantedGrace(now)
@@ -293,7 +298,7 @@ func (c *conn) evidence(now time.Duration, last heartbeat.Tick) heartbeat.Eviden
 	silence := now%tick + time.Duration(c.srv.tickAt(now).Sub(last)-1)*tick
 	e := heartbeat.Evidence{
 		Policy: c.policy, Silence: max(silence, 0), Grain: tick,
-		Pings: c.pings, PingAge: now - c.firstPing, LastPing: now - c.lastPing,
+		Pings: c.pings, PingAge: now - c.pinged[0].at, LastPing: now - c.lastPing,
 		Suspected: c.suspected, RTT: c.session.RTT(), Seed: uint32(c.session.id),
 	}
 	if c.pingEnd != 0 {
@@ -344,28 +349,40 @@ func (c *conn) convict(e heartbeat.Evidence) {
 		if c.pingEnd != 0 {
 			asked += ", one held up behind output that it does not take"
 		}
-		acked := c.pings > 0 && c.acknowledged() >= c.firstPingEnd
-		c.endWith(silentReason(c.sampled, acked, e.PingAge), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
+		sent := c.pinged[0]
+		if c.pings > 1 {
+			sent = c.pinged[1]
+		}
+		acked := c.pings > 0 && c.acknowledged() >= sent.end
+		c.endWith(silentReason(c.sampled, acked, c.srv.elapsed()-sent.at), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
 	}
 	c.finish()
 }
 
-// silentReason tells the frozen process from the dead path. acked: the first Ping, sent asked ago, has
-// been acknowledged, so the peer's kernel took the question that its process has not answered,
-// whatever is being sent again just now on a path that loses packets. An old last_ack_recv proves
-// nothing, nor do backoff and probes while the peer's window is closed; but an acknowledgement in the
-// later half of the time since the Ping cannot be one that was on its way when it was sent.
+// silentReason tells the frozen process from the dead path. acked: the question that was sent asked
+// ago, the second Ping, has been acknowledged, so the peer's kernel took what its process has not
+// answered, whatever is being sent again just now on a path that loses packets. The first Ping proves
+// less: a path may die between the kernel's acknowledgement of it and the process's Pong. An old
+// last_ack_recv proves nothing, nor do backoff and probes while the peer's window is closed; but an
+// acknowledgement in the later half of the time since that Ping cannot be one that was on its way
+// when it was sent.
+//
+// Nor need anything have been sent again: while new data is sent, the kernel puts that off. A Ping
+// that has gone unacknowledged for two retransmission timeouts is as good.
 func silentReason(ti TCPInfo, acked bool, asked time.Duration) Reason {
 	switch {
 	case !ti.Known():
 		return HeartbeatLost
 	case acked, ti.Unacked == 0, ti.SndWnd == 0, ti.LastAckRecv < asked/2:
 		return PeerFrozen
-	case ti.Retransmits > 0:
+	case ti.Retransmits > 0, ti.RTO > 0 && asked >= 2*firstRTO(ti):
 		return PathDead
 	}
 	return HeartbeatLost
 }
+
+// firstRTO is the retransmission timeout before any backoff.
+func firstRTO(ti TCPInfo) time.Duration { return ti.RTO >> min(ti.Backoff, 31) }
 
 // sample takes and keeps the kernel's counters. If the kernel has cleared them with the connection,
 // the sample taken while it lived stays.
@@ -387,11 +404,13 @@ func (c *conn) sample(fd int) TCPInfo {
 // be answered yet, however alive the peer is: it counts when what is before it has been acknowledged.
 const near = 16 << 10
 
-// ping sends a Ping, unless the one before is still held up.
-func (c *conn) ping(now time.Duration) {
+// ping sends a Ping, unless the one before is still held up. Its time is that of its sending: a method
+// of the Handler may have taken long meanwhile.
+func (c *conn) ping() {
 	if c.pingEnd != 0 {
 		return
 	}
+	now := c.srv.elapsed()
 	c.pingStamp = now
 	c.queue(codec.Frame{Type: codec.Ping, Payload: binary.BigEndian.AppendUint64(nil, uint64(now))})
 	c.flush()
@@ -407,10 +426,10 @@ func (c *conn) ping(now time.Duration) {
 
 // pingSent notes that the newest Ping is on its way to the peer.
 func (c *conn) pingSent(now time.Duration) {
-	if c.pings == 0 {
-		c.firstPing, c.firstPingEnd = now, c.bytesOut
+	if c.pings < len(c.pinged) {
+		c.pinged[c.pings] = pinged{at: now, end: c.bytesOut}
 		if c.pingEnd != 0 {
-			c.firstPingEnd = c.pingEnd
+			c.pinged[c.pings].end = c.pingEnd
 		}
 	}
 	if c.firstAsk == 0 {
@@ -425,9 +444,17 @@ func (c *conn) onPong(payload []byte) {
 	if c.pingStamp == 0 || len(payload) != 8 || binary.BigEndian.Uint64(payload) != uint64(c.pingStamp) {
 		return
 	}
-	rtt := max(c.srv.elapsed()-c.pingStamp, 1)
+	rtt, old := c.srv.elapsed()-c.pingStamp, c.session.RTT()
 	c.pingStamp = 0
-	if old := c.session.RTT(); old > 0 {
+	if rtt > 2*old {
+		// A loop that was elsewhere is no long way: the kernel knows when the Pong, or what came after
+		// it, arrived.
+		if ti := c.sample(c.fd); ti.Known() {
+			rtt -= max(ti.LastDataRecv-jiffy, 0)
+		}
+	}
+	rtt = max(rtt, 1)
+	if old > 0 {
 		rtt = old + (rtt-old)/8 // as TCP smooths it (RFC 6298)
 	}
 	c.session.rtt.Store(int64(rtt))

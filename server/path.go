@@ -37,7 +37,7 @@ func (c *conn) lookPath(now time.Duration, e *heartbeat.Evidence) time.Duration 
 // oldest segment has been on its way. But what came last cannot have acknowledged what was
 // written later than a round trip before it, and of that sentSince knows the first.
 func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
-	p := heartbeat.Path{Known: true, Unacked: ti.Unacked, Retransmits: ti.Retransmits, Window: ti.SndWnd, RTT: ti.RTT, RTO: ti.RTO >> min(ti.Backoff, 31)}
+	p := heartbeat.Path{Known: true, Unacked: ti.Unacked, Retransmits: ti.Retransmits, Window: ti.SndWnd, RTT: ti.RTT, RTO: firstRTO(ti)}
 	if c.pathWatched {
 		back := max(min(ti.LastAckRecv, ti.LastDataRecv)-jiffy, 0)
 		p.Quiet = min(back, c.sentSince(now, now-back-ti.RTTMin, ti.Retransmits > 0))

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/atomic"
 
+	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 	"github.com/pulsewheel/pulsewheel/internal/netlab"
 	"github.com/pulsewheel/pulsewheel/server"
@@ -153,8 +154,8 @@ func TestCableIdle(t *testing.T) {
 }
 
 // On a path that loses every fifth packet, a process that is frozen is still told from a path that is
-// dead: its kernel answers, if not always at once. Where nothing at all has come back since it fell
-// silent (every packet of that one was lost), nobody could tell.
+// dead: its kernel answers, if not always at once. Where nothing at all has come back for long (every
+// packet of that one was lost), nobody could tell.
 func TestFrozenOnALossyPath(t *testing.T) {
 	t.Parallel()
 	const clients = 60
@@ -181,7 +182,7 @@ func TestFrozenOnALossyPath(t *testing.T) {
 	for range clients {
 		e := h.nextClose(t)
 		r := e.end.Record
-		if e.end.Reason != server.PeerFrozen && r.Idle-r.TCP.LastAckRecv < time.Second {
+		if e.end.Reason != server.PeerFrozen && r.TCP.LastAckRecv > time.Second {
 			blind++
 			continue
 		}
@@ -189,4 +190,71 @@ func TestFrozenOnALossyPath(t *testing.T) {
 	}
 	t.Logf("%d of %d were told while the kernel sent something again; of %d nothing had come back", told.Load(), clients, blind)
 	assert.Less(t, blind, clients/4)
+}
+
+// While the server goes on sending, the kernel puts retransmissions off for as long as its window is
+// open, which is long after a burst. A cut is told as what it is all the same, and not as a slow peer.
+func TestCableUnderAStreamAfterABurst(t *testing.T) {
+	t.Parallel()
+	const n = 8
+	cfg := calm()
+	cfg.Policy = heartbeat.Policy{Interval: time.Second, Timeout: 3 * time.Second}
+	cfg.WriteTimeout = 3 * time.Second
+	h := newRecorder()
+	srv, leg := far(t, h, cfg)
+	require.NoError(t, leg.Relay(netlab.Shape{Delay: 20 * time.Millisecond}))
+	for range n {
+		c := dialFar(t, srv, leg)
+		go func() { _, _ = c.beat() }()
+		s := h.nextOpen(t)
+		for range 10 {
+			require.NoError(t, s.Send(make([]byte, 50000)))
+		}
+		streamTo(t, s, 33*time.Millisecond)
+	}
+	time.Sleep(3 * time.Second)
+	cut, err := leg.Cut()
+	require.NoError(t, err)
+	putOff := 0
+	for range n {
+		e := h.nextClose(t)
+		assert.Equal(t, server.PathDead, e.end.Reason, "%v; %+v", e.end, e.end.Record.TCP)
+		assert.NotZero(t, e.s.Suspicion())
+		assert.Less(t, e.at.Sub(cut), cfg.Policy.Timeout+2*cfg.Tick+slack)
+		if e.end.Record.TCP.Retransmits == 0 {
+			putOff++
+		}
+	}
+	t.Logf("of %d, %d had nothing sent again when they were told", n, putOff)
+}
+
+// A game that answers in its next frame has acknowledged the Ping before; the cable is cut in between.
+// That is a dead path and no frozen process.
+func TestCableBetweenAckAndPong(t *testing.T) {
+	t.Parallel()
+	cfg := calm()
+	cfg.Policy = heartbeat.Policy{Interval: time.Second, Timeout: 3 * time.Second}
+	h := newRecorder()
+	srv, leg := far(t, h, cfg)
+	c := dialFar(t, srv, leg)
+	h.nextOpen(t)
+	c.readUntil(t, codec.Ping)
+	time.Sleep(100 * time.Millisecond) // more than the longest that Linux delays an acknowledgement for on a live connection, 40 ms
+	_, err := leg.Cut()
+	require.NoError(t, err)
+	e := h.nextClose(t)
+	assert.Equal(t, server.PathDead, e.end.Reason, "%v; %+v", e.end, e.end.Record.TCP)
+}
+
+// The round trip is the path's: a loop that came to read the Pong late does not make it longer.
+func TestRTTWithoutTheLoopsDelay(t *testing.T) {
+	t.Parallel()
+	cfg := calm()
+	cfg.Policy = heartbeat.Policy{Interval: time.Second, Timeout: 30 * time.Second}
+	_, c, s := open(t, newRecorder(), cfg)
+	ping := c.readUntil(t, codec.Ping)
+	stall(t, s, 800*time.Millisecond)
+	c.send(t, codec.Pong, ping.Payload)
+	eventually(t, 5*time.Second, func() bool { return s.RTT() > 0 }, "a round trip")
+	assert.Less(t, s.RTT(), 300*time.Millisecond)
 }
