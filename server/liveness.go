@@ -129,7 +129,11 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if left > 0 {
 		return min(left, c.watchEvery(waiting))
 	}
-	if ti := c.sample(c.fd); ti.Unacked > 0 && ti.SndWnd > 0 || !ti.Known() && c.session.Idle() >= c.policy.Interval {
+	ti := c.sample(c.fd)
+	if c.state == sockstat.Close {
+		return c.srv.cfg.Tick // the kernel has ended it while our loop was away: gnet is about to read how
+	}
+	if ti.Unacked > 0 && ti.SndWnd > 0 || !ti.Known() && c.session.Idle() >= c.policy.Interval {
 		return c.watchEvery(waiting)
 	}
 	c.endWith(PeerSlow, "it has taken none of %d bytes for %v", c.bytesOut-taken, (now - c.movedAt).Round(time.Millisecond))
