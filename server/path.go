@@ -76,8 +76,8 @@ func (c *conn) noteSent() {
 
 // sentSince returns how long ago, at least, bytes of the application's were first written after from;
 // 0: they were not. Those of from's own grain may have been written before it: they count only if
-// nothing was later and they are known to be on their way. What was written before the ticker was itself
-// held up counts from when it went on: until then its clock was wrong.
+// nothing was later and they are known to be on their way. What was written when the ticker was itself
+// held up, and its clock stood still, counts from when it went on.
 func (c *conn) sentSince(now, from time.Duration, known bool) time.Duration {
 	tick, grain := c.srv.cfg.Tick, c.srv.grain
 	since := c.grains
@@ -94,7 +94,8 @@ func (c *conn) sentSince(now, from time.Duration, known bool) time.Duration {
 	}
 	g := c.newest - uint32(bits.Len64(since)-1)
 	end := heartbeat.Tick((g+1)<<grain - 1) // the last tick of the grain
-	if resumed := heartbeat.Tick(c.srv.resumed.Load()); end.Before(resumed) {
+	stalled := c.srv.stalled.Load()
+	if resumed := heartbeat.Tick(stalled); g == uint32(stalled>>32)>>grain && end.Before(resumed) {
 		end = resumed
 	}
 	return max(time.Duration(c.srv.tickAt(now).Sub(end)-1)*tick+now%tick, 0)

@@ -42,12 +42,12 @@ type Server struct {
 	swept  chan struct{} // the porch is empty and stays so
 
 	_       [64]byte
-	now     atomic.Uint32  // the coarse clock, a heartbeat.Tick; written by the ticker alone
-	resumed atomic.Uint32  // the tick at which the ticker last went on after it had been held up; likewise
-	grain   uint8          // a grain of sends is 1<<grain ticks
-	ready   atomic.Bool    // the engine is there, and loops can be woken
-	nudged  heartbeat.Tick // when it last woke loops that have nothing due; likewise
-	nudge   int32          // it does so after this many ticks
+	now     atomic.Uint32   // the coarse clock, a heartbeat.Tick; written by the ticker alone
+	stalled atomic64.Uint64 // when the ticker was last held up: the tick before, in the upper half, and the tick at which it went on; likewise
+	grain   uint8           // a grain of sends is 1<<grain ticks
+	ready   atomic.Bool     // the engine is there, and loops can be woken
+	nudged  heartbeat.Tick  // when it last woke loops that have nothing due; likewise
+	nudge   int32           // it does so after this many ticks
 	_       [64]byte
 
 	lastID   atomic64.Uint64
@@ -255,8 +255,9 @@ func (s *Server) release(l *loop) {
 func (s *Server) onTick() time.Duration {
 	now := s.elapsed()
 	tick := s.tickAt(now)
-	if missed := tick.Sub(heartbeat.Tick(s.now.Load())); time.Duration(missed)*s.cfg.Tick >= 2*s.cfg.Tick+grainMin {
-		s.resumed.Store(uint32(tick))
+	before := s.now.Load()
+	if missed := tick.Sub(heartbeat.Tick(before)); time.Duration(missed)*s.cfg.Tick >= 2*s.cfg.Tick+grainMin {
+		s.stalled.Store(uint64(before)<<32 | uint64(tick))
 	}
 	s.now.Store(uint32(tick))
 	if !s.ready.Load() {
