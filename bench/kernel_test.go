@@ -99,7 +99,7 @@ func (w *watch) since(s *server.Session) time.Time {
 // alive, be the path bad; and it ends nobody before the policy would have.
 func TestKernelFirst(t *testing.T) {
 	t.Parallel()
-	const each, block, stall = 3, 7 * time.Second, 2 * time.Second
+	const each, block, stall = 3, 16 * time.Second, 2 * time.Second
 	policy := hasty
 	lab := newLab(t, 4)
 	stalls, loses := lab.Leg(2), lab.Leg(3)
@@ -152,13 +152,15 @@ func TestKernelFirst(t *testing.T) {
 	blocked := make(chan time.Time)
 	require.NoError(t, h.present(t, "cut, idle", each)[0].Post(func() { blocked <- time.Now(); time.Sleep(block) }))
 	until := (<-blocked).Add(block)
+	// Early enough for what TCP has put off to come: what the loop finds when it is back is the policy's.
+	healed := time.AfterFunc(time.Until(until)-5*time.Second, func() { assert.NoError(t, loses.Relay(path)) })
+	defer healed.Stop()
 	for time.Until(until) > stall+policy.Interval {
 		time.Sleep(stall + policy.Interval)
 		require.NoError(t, stalls.Stall(stall))
 	}
 	time.Sleep(time.Until(until) - 200*time.Millisecond)
 	require.Zero(t, srv.Stats().Closed, "the loop is not stuck")
-	require.NoError(t, loses.Relay(path))
 
 	eventually(t, 10*time.Second, func() bool { return srv.Stats().Closed >= 4*each }, "the dead are told: %v", srv.Stats().Reasons)
 	time.Sleep(policy.Timeout) // whatever happens to the living, happens

@@ -239,12 +239,16 @@ func (c *conn) applyOptions() {
 	}
 }
 
+// userTimeouts is how many timeouts the kernel is to wait for. Its clock runs for as long as an episode of
+// loss lasts, also while some of it is acknowledged and the peer is heard.
+const userTimeouts = 4
+
 // kernelOptions derives the kernel's own watch from the heartbeat policy.
 func kernelOptions(p heartbeat.Policy, writeTimeout, tick time.Duration) sockstat.Options {
 	return sockstat.Options{
 		KeepIdle:     p.Interval,
 		KeepInterval: p.Interval,
-		UserTimeout:  max(p.Timeout, writeTimeout) + p.Interval + 2*tick,
+		UserTimeout:  userTimeouts*max(p.Timeout, writeTimeout) + p.Interval + 2*tick,
 	}
 }
 
