@@ -80,10 +80,10 @@ var acts = []*act{
 	{name: "garbage", told: oneOf(server.PeerProtocol), order: "garbage", weight: 5, limit: atOnce},
 	{name: "oversize", told: oneOf(server.PeerProtocol), order: "oversize", weight: 4, limit: atOnce},
 	{name: "half a frame", told: oneOf(server.PeerStalledFrame), order: "half", weight: 5, limit: modelConfig.FrameTimeout + actLate},
-	// A byte that lies unread at the deadline is given time, but no more than the loop had not read for.
-	{name: "trickle", told: oneOf(server.PeerStalledFrame), order: "trickle", weight: 4, limit: modelConfig.FrameTimeout + actLate},
+	// A byte that lies unread at the deadline is given as much time again as the loop had not read for: a blocked loop counts twice.
+	{name: "trickle", told: oneOf(server.PeerStalledFrame), order: "trickle", weight: 4, limit: 2*modelConfig.FrameTimeout + actLate},
 	{name: "trickle, first frame", told: oneOf(server.PeerStalledFrame), order: "dribble", weight: 3,
-		limit: modelConfig.FrameTimeout + actLate, extra: true},
+		limit: 2*modelConfig.FrameTimeout + actLate, extra: true},
 	{name: "says nothing", told: oneOf(server.PeerUnready), order: "mute", weight: 5, limit: modelConfig.HandshakeTimeout + actLate, extra: true},
 	{name: "deaf, streamed to", told: oneOf(server.PeerSlow), order: "deaf", weight: 3, limit: time.Second + pastTimeout, drop: true, streams: streamSome},
 	{name: "deaf, flooded", told: oneOf(server.PeerSlow), order: "deaf", weight: 2, limit: time.Second + pastTimeout, drop: true, streams: streamMuch},
