@@ -80,7 +80,7 @@ var acts = []*act{
 	{name: "garbage", told: oneOf(server.PeerProtocol), order: "garbage", weight: 5, limit: atOnce},
 	{name: "oversize", told: oneOf(server.PeerProtocol), order: "oversize", weight: 4, limit: atOnce},
 	{name: "half a frame", told: oneOf(server.PeerStalledFrame), order: "half", weight: 5, limit: modelConfig.FrameTimeout + actLate},
-	// A byte that lies unread at the deadline is given as much time again as the loop had not read for: a blocked loop counts twice.
+	// A byte that lies unread at the deadline is given time, in all at most the timeout again.
 	{name: "trickle", told: oneOf(server.PeerStalledFrame), order: "trickle", weight: 4, limit: 2*modelConfig.FrameTimeout + actLate},
 	{name: "trickle, first frame", told: oneOf(server.PeerStalledFrame), order: "dribble", weight: 3,
 		limit: 2*modelConfig.FrameTimeout + actLate, extra: true},

@@ -16,17 +16,16 @@ type grace struct {
 }
 
 // excused asks, at a deadline, whether bytes of the peer wait to be read. While they do, or have come
-// since it was last asked, the peer is given more time: as much as the loop has not read from it for,
-// and at most the timeout again; more only if the loop has not come to read them since. (So who
-// sends byte by byte to a loop that reads them all gains nothing.) It returns the time to the next look,
-// or 0: no excuse. An errno ends the session.
+// since it was last asked, the peer is given more time, in all at most the timeout again; more only
+// if the loop has not come to read them since. It returns the time to the next look, or 0: no excuse.
+// An errno ends the session.
 func (c *conn) excused(now, timeout time.Duration) time.Duration {
 	waits := c.unread()
 	switch {
 	case c.phase == closed:
 		return 0
 	case c.until == 0 && waits:
-		c.until, c.round = now+min(c.session.Idle()+2*c.srv.cfg.Tick, timeout), c.loop.rounds
+		c.until, c.round = now+timeout, c.loop.rounds
 	case c.until == 0, !waits && c.seen == c.bytesIn:
 		return 0
 	case c.until <= now && c.loop.rounds >= c.round+2:
