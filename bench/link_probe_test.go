@@ -49,8 +49,9 @@ func healthyLinks(conns int) []link {
 		{name: "rtt 300", shape: linkDelay(300 * time.Millisecond), legs: 1, conns: conns, burst: burst},
 		{name: "rtt 600", shape: linkDelay(600 * time.Millisecond), legs: 1, conns: conns, burst: burst},
 		{name: "jitter 0-100", shape: jitter, legs: 1, conns: conns, burst: burst},
-		// One connection of each stream to a leg: they share its queue, which holds 1.5 s.
-		{name: "32 KiB/s", shape: narrow, legs: few, conns: few, burst: 10 << 10},
+		// One connection of each stream to a leg: they share its queue, which holds 1.5 s. Two bursts that come
+		// together make it longer by less than half a second, from one moment to the next.
+		{name: "32 KiB/s", shape: narrow, legs: few, conns: few, burst: 7 << 10},
 		{name: "bloated", shape: narrow, legs: few, conns: few, burst: 24 << 10, bloat: true},
 		{name: "stalls 0.4 s", shape: linkDelay(40 * time.Millisecond), legs: 1, conns: conns, burst: burst, stall: 400 * time.Millisecond},
 		{name: "loss 2 %", shape: loss(0.02), legs: 1, conns: conns, burst: burst},

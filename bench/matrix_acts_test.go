@@ -3,7 +3,9 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -58,25 +60,21 @@ func goDeaf(m *matrix, c *cast) error {
 // vanish has the host of all clients gone, and its router say so. The client's namespace turns into that router: it no longer takes
 // the address for its own but forwards to a wire on which nobody answers to it. That is the kernel's own "host
 // unreachable" for each packet, without the limit of one a second that routers put on them, because here one peer asks for many.
+// All but the last step is done before the clock starts: starting a program takes long on a busy machine.
 func vanish(m *matrix, c *cast) error {
 	leg := m.lab.Leg(c.leg)
 	own := c.sessions[0].conn.LocalAddr().(*net.TCPAddr).IP
-	c.acted(m.now())
-	for _, g := range slices.Concat(c.sessions, c.plains) {
-		g.mute.Store(true)
-	}
-	cmd := leg.Command("ip", "-batch", "-")
-	cmd.Stdin = strings.NewReader(strings.Join([]string{
+	prepare := leg.Command("ip", "-batch", "-")
+	prepare.Stdin = strings.NewReader(strings.Join([]string{
 		"link add lan type veth peer name nobody",
 		"link set lan up",
 		"link set nobody up",
-		fmt.Sprintf("route del local %v table local", own),
-		fmt.Sprintf("route add %v/32 dev lan", own),
+		fmt.Sprintf("route add %v/32 dev lan", own), // table local comes first
 	}, "\n") + "\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := prepare.CombinedOutput(); err != nil {
 		return fmt.Errorf("ip: %w: %s", err, out)
 	}
-	return leg.In(func() error {
+	if err := leg.In(func() error {
 		for _, setting := range [][2]string{
 			{"neigh/lan/mcast_solicit", "1"},
 			{"neigh/lan/retrans_time_ms", "20"},
@@ -89,7 +87,35 @@ func vanish(m *matrix, c *cast) error {
 			}
 		}
 		return nil
-	})
+	}); err != nil {
+		return err
+	}
+
+	remove := leg.Command("ip", "-batch", "-")
+	remove.Stderr = os.Stderr
+	order, err := remove.StdinPipe()
+	if err != nil {
+		return err
+	}
+	answer, err := remove.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := remove.Start(); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(order, "link show lo\n"); err != nil {
+		return err
+	}
+	if _, err := answer.Read(make([]byte, 1<<10)); err != nil { // it is there, and waits for the next line
+		return err
+	}
+	c.acted(m.now())
+	for _, g := range slices.Concat(c.sessions, c.plains) {
+		g.mute.Store(true)
+	}
+	_, err = fmt.Fprintf(order, "route del local %v table local\n", own)
+	return errors.Join(err, order.Close(), remove.Wait())
 }
 
 // trickle sends a long frame byte by byte.
