@@ -60,7 +60,8 @@ func goDeaf(m *matrix, c *cast) error {
 // vanish has the host of all clients gone, and its router say so. The client's namespace turns into that router: it no longer takes
 // the address for its own but forwards to a wire on which nobody answers to it. That is the kernel's own "host
 // unreachable" for each packet, without the limit of one a second that routers put on them, because here one peer asks for many.
-// All but the last step is done before the clock starts: starting a program takes long on a busy machine.
+// All but the last step is done before the clock starts: starting a program takes long on a busy machine. The last step also silences
+// the clients' kernel, which would go on to send again what the server's has received and can acknowledge no more.
 func vanish(m *matrix, c *cast) error {
 	leg := m.lab.Leg(c.leg)
 	own := c.sessions[0].conn.LocalAddr().(*net.TCPAddr).IP
@@ -114,7 +115,7 @@ func vanish(m *matrix, c *cast) error {
 	for _, g := range slices.Concat(c.sessions, c.plains) {
 		g.mute.Store(true)
 	}
-	_, err = fmt.Fprintf(order, "route del local %v table local\n", own)
+	_, err = fmt.Fprintf(order, "rule add iif lo ipproto tcp blackhole\nroute del local %v table local\n", own)
 	return errors.Join(err, order.Close(), remove.Wait())
 }
 
