@@ -52,6 +52,9 @@ func slowCases() []slowCase {
 	frozenFull := silent("process frozen, streamed to heavily", server.PeerFrozen,
 		[methods]string{byHeartbeat: "silent", byUserTimeout: "ETIMEDOUT"})
 	frozenFull.truth = append(frozenFull.truth, server.PeerSlow)
+	// Its kernel may still be taking the stream when the Ping is written, which is held up behind that; it is not a
+	// question before, and an answer is given a quarter of Interval.
+	frozenFull.suspect = afterSilence(policy.Interval + policy.Interval/4)
 	slow := deadline("stops reading, streamed to heavily", server.PeerSlow, policy.Timeout, // which is WriteTimeout, too
 		[methods]string{byUserTimeout: "ETIMEDOUT"})
 	slow.since, slow.acked = true, true // counted from the last byte that its kernel took
