@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"sync"
 	"time"
 
@@ -37,10 +38,11 @@ type conn struct {
 	phase   phase
 	id      uint32 // in the loop's wheel
 
-	codec  codec.Codec
-	needer codec.Needer // codec, if it can tell
-	need   int          // bytes that must be there before decoding is worth while
-	left   int          // bytes of an unfinished frame that gnet keeps for us
+	codec      codec.Codec
+	needer     codec.Needer // codec, if it can tell
+	comparable bool         // codec can be compared with others
+	need       int          // bytes that must be there before decoding is worth while
+	left       int          // bytes of an unfinished frame that gnet keeps for us
 
 	policy heartbeat.Policy
 	liveness
@@ -61,7 +63,7 @@ type conn struct {
 	opened  atomic.Bool // OnOpen has begun
 	sealed  atomic.Bool // end is set: nothing more goes in or out
 	mu      sync.Mutex  // guards the rest
-	out     *[]byte     // encoded and not flushed; nil: nothing
+	out     *output     // encoded and not flushed; nil: nothing
 	outData bool        // there is Data in it
 	dirty   bool        // a flush is due
 	end     *CloseError // the first cause
@@ -76,6 +78,7 @@ func newConn(s *Server, remote netip.AddrPort, tcp bool) (c *conn, err error) {
 	}()
 	c = &conn{srv: s, tcp: tcp, fd: -1, codec: s.cfg.NewCodec(), policy: s.cfg.Policy}
 	c.needer, _ = c.codec.(codec.Needer)
+	c.comparable = reflect.ValueOf(c.codec).Comparable()
 	c.session = &Session{c: c, remote: remote}
 	return c, nil
 }
@@ -219,7 +222,7 @@ func (c *conn) dispatch(f codec.Frame) {
 	case codec.Raw:
 		c.mu.Lock()
 		out := c.output()
-		*out = append(*out, f.Payload...)
+		out.b = append(out.b, f.Payload...)
 		c.mu.Unlock()
 	default:
 		c.endProtocol(fmt.Errorf("server: a %v frame is not allowed now", f.Type))

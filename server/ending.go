@@ -246,7 +246,7 @@ func (c *conn) tell(fd int) {
 	now := c.srv.elapsed()
 	queued := 0
 	if out, _ := c.takeOutput(); out != nil {
-		queued = len(*out)
+		queued = len(out.b)
 		giveBack(out)
 	}
 	r := Record{
@@ -263,6 +263,7 @@ func (c *conn) tell(fd int) {
 	end.Record = r
 	s.stopTimers()
 	c.unsuspect()
+	s.leaveGroups()
 	c.srv.unregister(s, end.Reason)
 	c.srv.recent.put(Ended{ID: s.id, RemoteAddr: s.remote, At: time.Now(), End: *end})
 	_ = c.deliver(calledClose, nil, 0)

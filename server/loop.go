@@ -139,39 +139,56 @@ func (l *loop) sweep() {
 // wake has Run called. Any goroutine may call it; while a wake is under way it costs nothing.
 func (l *loop) wake() {
 	l.mu.Lock()
-	first := !l.woken && !l.closed
-	if first {
-		l.woken = true
-	}
-	running := l.running
+	due := l.wanted()
 	l.mu.Unlock()
-	if first && !running { // else Run sees to it when it ends
-		l.srv.counters.wakes.Add(1)
-		l.srv.engine.execute(l)
+	if due {
+		l.execute()
 	}
 }
 
-// markDirty puts c on the list of those to be flushed. Any goroutine may call it.
-func (l *loop) markDirty(c *conn) {
+// wanted notes that Run is wanted, and tells whether the caller has to execute it. It is called with mu
+// held.
+func (l *loop) wanted() (due bool) {
+	if l.woken || l.closed {
+		return false
+	}
+	l.woken = true
+	return !l.running // else Run sees to it when it ends
+}
+
+func (l *loop) execute() {
+	l.srv.counters.wakes.Add(1)
+	l.srv.engine.execute(l)
+}
+
+// markDirty puts conns on the list of those to be flushed. Any goroutine may call it.
+func (l *loop) markDirty(conns []*conn) {
+	if len(conns) == 0 {
+		return
+	}
 	l.mu.Lock()
-	l.dirty = append(l.dirty, c)
+	l.dirty = append(l.dirty, conns...)
+	due := l.wanted()
 	l.mu.Unlock()
-	l.wake()
+	if due {
+		l.execute()
+	}
 }
 
 // post brings f to the loop; it reports false if the loop has ended, and f will not run. A panic in f
 // ends c's session, if c is not nil. Any goroutine may call it.
 func (l *loop) post(c *conn, f func()) bool {
 	l.mu.Lock()
-	closed := l.closed
-	if !closed {
-		l.posts = append(l.posts, post{c, f})
-	}
-	l.mu.Unlock()
-	if closed {
+	if l.closed {
+		l.mu.Unlock()
 		return false
 	}
-	l.wake()
+	l.posts = append(l.posts, post{c, f})
+	due := l.wanted()
+	l.mu.Unlock()
+	if due {
+		l.execute()
+	}
 	return true
 }
 

@@ -17,8 +17,14 @@ import (
 // session lives on.
 var ErrBacklogFull = errors.New("server: backlog full")
 
-// buffers holds the output buffers of sessions that have nothing to send.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
+// output is what is encoded and not flushed.
+type output struct {
+	b      []byte
+	shared bool // with other sessions: b is not written to, nor used again
+}
+
+// outputs holds those of sessions that have nothing to send.
+var outputs = sync.Pool{New: func() any { return new(output) }}
 
 // bufferMax is the largest buffer worth keeping.
 const bufferMax = 64 << 10
@@ -27,7 +33,7 @@ const bufferMax = 64 << 10
 func (c *conn) send(f codec.Frame) error {
 	first, err := c.enqueue(f)
 	if first {
-		c.loop.markDirty(c)
+		c.loop.markDirty([]*conn{c})
 	}
 	return err
 }
@@ -45,35 +51,50 @@ func (c *conn) enqueue(f codec.Frame) (first bool, err error) {
 // encode encodes f behind what is queued, up to limit bytes. It is called with mu held.
 func (c *conn) encode(f codec.Frame, limit int) (first bool, err error) {
 	out := c.output()
-	queued := len(*out)
-	buf, err := c.codec.AppendFrame(*out, f)
+	before := len(out.b)
+	buf, err := c.codec.AppendFrame(out.b, f)
 	if err != nil {
 		return false, err
 	}
 	if len(buf) > limit {
-		*out = buf[:queued]
-		return false, fmt.Errorf("%w: %d bytes are queued and a %v frame of %d more is over Config.BacklogMax, %d",
-			ErrBacklogFull, queued, f.Type, len(buf)-queued, limit)
+		out.b = buf[:before]
+		return false, backlogFull(before, f.Type, len(buf)-before, limit)
 	}
-	*out = buf
-	c.outData = c.outData || f.Type == codec.Data
+	out.b = buf
+	return c.queued(f.Type), nil
+}
+
+func backlogFull(queued int, t codec.Type, more, limit int) error {
+	return fmt.Errorf("%w: %d bytes are queued and a %v frame of %d more is over Config.BacklogMax, %d",
+		ErrBacklogFull, queued, t, more, limit)
+}
+
+// queued notes that a frame has been queued, and tells whether nobody had a flush due yet. It is called
+// with mu held.
+func (c *conn) queued(t codec.Type) (first bool) {
+	c.outData = c.outData || t == codec.Data
 	c.framesOut++
 	first = !c.dirty
 	c.dirty = true
-	return first, nil
+	return first
 }
 
-// output returns the queue, taking a buffer for it if there is none. It is called with mu held.
-func (c *conn) output() *[]byte {
-	if c.out == nil {
-		c.out = buffers.Get().(*[]byte)
+// output returns the queue to add to, taking a buffer for it if there is none of its own. It is called
+// with mu held.
+func (c *conn) output() *output {
+	if c.out == nil || c.out.shared {
+		own := outputs.Get().(*output)
+		if c.out != nil {
+			own.b = append(own.b, c.out.b...)
+		}
+		c.out = own
 	}
 	return c.out
 }
 
 // takeOutput empties the queue, and tells whether there is anything of the application's in it. The
 // caller gives the buffer back, if it is not nil.
-func (c *conn) takeOutput() (out *[]byte, data bool) {
+func (c *conn) takeOutput() (out *output, data bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out, data = c.out, c.outData
@@ -82,10 +103,10 @@ func (c *conn) takeOutput() (out *[]byte, data bool) {
 }
 
 // giveBack returns a buffer to the pool.
-func giveBack(buf *[]byte) {
-	if cap(*buf) <= bufferMax {
-		*buf = (*buf)[:0]
-		buffers.Put(buf)
+func giveBack(out *output) {
+	if !out.shared && cap(out.b) <= bufferMax {
+		out.b = out.b[:0]
+		outputs.Put(out)
 	}
 }
 
@@ -107,7 +128,7 @@ const maxInt = int(^uint(0) >> 1)
 // flush writes what is queued: one system call for all of it.
 func (c *conn) flush() {
 	if out, data := c.takeOutput(); out != nil {
-		c.write(*out, data)
+		c.write(out.b, data)
 		giveBack(out)
 	}
 }

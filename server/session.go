@@ -26,10 +26,12 @@ type Session struct {
 	doubt  atomic.Uint32  // a Suspicion
 	timers *timer         // of After; the loop's
 
-	mu    sync.Mutex // guards the rest
-	value any
-	done  chan struct{} // made when first asked for
-	over  bool          // OnClose has returned
+	mu     sync.Mutex // guards the rest
+	value  any
+	groups []*Group
+	left   bool          // it joins no group any more
+	over   bool          // OnClose has returned
+	done   chan struct{} // made when first asked for
 }
 
 // ID returns the session's number: unique in this Server, counted from 1.
