@@ -40,6 +40,15 @@ func (h *Histogram) Merge(o Histogram) {
 	h.Max = max(h.Max, o.Max)
 }
 
+// trim drops the empty buckets at the end.
+func (h *Histogram) trim() {
+	n := len(h.Counts)
+	for n > 0 && h.Counts[n-1] == 0 {
+		n--
+	}
+	h.Counts = h.Counts[:n]
+}
+
 // N returns how many durations have been counted.
 func (h Histogram) N() uint64 {
 	var n uint64
