@@ -26,8 +26,12 @@ func (t *thread) read(i int, b []byte) {
 			f.have, f.keep = 0, f.keep[:0]
 			f.kind = codec.Type(f.head[0])
 			f.body = int32(f.head[1])<<16 | int32(f.head[2])<<8 | int32(f.head[3])
-			if f.kind == codec.Data {
+			switch {
+			case f.kind == codec.Data:
 				data += codec.HeaderSize
+			case f.kind == 0 || f.kind > codec.Ack:
+				t.lost(i, "what came is no frame of codec.Binary: type %d", f.kind)
+				return
 			}
 		}
 		n := min(int(f.body), len(b))

@@ -68,7 +68,8 @@ type StormOptions struct {
 
 // A StormResult is what Storm has counted.
 type StormResult struct {
-	Conns   int // opened, answered and closed
+	Conns   int // opened, answered and closed in Elapsed
+	Total   int // opened, answered and closed, those included that were still under way at the end
 	Elapsed time.Duration
 	CPU     time.Duration // of the client's thread
 	Latency Histogram     // from connect to the reply

@@ -159,6 +159,7 @@ func (s *storm) event(i int, counting bool) error {
 	if sl.missing -= n; sl.missing > 0 {
 		return nil
 	}
+	s.res.Total++
 	if counting {
 		s.res.Conns++
 		s.res.Latency.Add(s.now - sl.began)

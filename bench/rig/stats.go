@@ -3,7 +3,6 @@ package rig
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/pulsewheel/pulsewheel/bench/load"
 )
@@ -111,16 +110,4 @@ func (o *Outcome) Best(names ...string) *Row {
 		}
 	}
 	return best
-}
-
-// short is a duration of so many nanoseconds, in three digits or so.
-func short(ns float64) string {
-	d := time.Duration(ns)
-	switch {
-	case d >= 10*time.Millisecond:
-		return d.Round(100 * time.Microsecond).String()
-	case d >= 10*time.Microsecond:
-		return d.Round(time.Microsecond).String()
-	}
-	return d.Round(10 * time.Nanosecond).String()
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 )
 
 // A Table is printed in Markdown. The first column is text, the others are numbers.
@@ -51,9 +52,9 @@ func (o *Outcome) Print(w io.Writer, base string) {
 			ratio = Ratio(r.Rates(), b.Rates()).String()
 		}
 		h := r.Latency()
-		t.Add(r.Name, Count(SpreadOf(r.Rates()).Median), ratio, short(SpreadOf(r.PerMessage()).Median),
+		t.Add(r.Name, Count(SpreadOf(r.Rates()).Median), ratio, Short(time.Duration(SpreadOf(r.PerMessage()).Median)),
 			fmt.Sprintf("%.2f", SpreadOf(r.Busy()).Median), fmt.Sprintf("%.2f", SpreadOf(r.LoadBusy()).Median),
-			h.Quantile(0.5).String(), h.Quantile(0.99).String(), h.Quantile(0.999).String())
+			Short(h.Quantile(0.5)), Short(h.Quantile(0.99)), Short(h.Quantile(0.999)))
 	}
 	t.Print(w)
 	for _, n := range notes {
@@ -62,6 +63,19 @@ func (o *Outcome) Print(w io.Writer, base string) {
 	if len(notes) > 0 {
 		fmt.Fprintln(w)
 	}
+}
+
+// Short is a duration in two to four digits.
+func Short(d time.Duration) string {
+	for _, unit := range []time.Duration{time.Second, time.Millisecond, time.Microsecond} {
+		if d >= 10*unit {
+			return d.Round(unit / 10).String()
+		}
+		if d >= unit {
+			return d.Round(unit / 100).String()
+		}
+	}
+	return d.String()
 }
 
 // Count is a number with its thousands set apart.
