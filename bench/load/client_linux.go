@@ -91,12 +91,20 @@ func (c *Client) Run(r Round) (Result, error) {
 		}
 		sum.Messages += f.Messages
 		sum.Total += f.Total
-		sum.Pings += f.Pings
 		sum.CPU += f.CPU
 		sum.Elapsed = max(sum.Elapsed, f.Elapsed)
 		sum.Latency.Merge(f.Latency)
 	}
 	return sum, c.err
+}
+
+// Pings returns how many Pings have been answered since the Client was made. Any goroutine may call it.
+func (c *Client) Pings() int {
+	n := 0
+	for _, t := range c.threads {
+		n += int(t.pings.Load())
+	}
+	return n
 }
 
 // Close resets the connections and ends the threads.

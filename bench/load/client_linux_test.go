@@ -148,7 +148,7 @@ func TestPingsAreAnswered(t *testing.T) {
 	r, err := c.Run(Round{Messages: 1})
 	require.NoError(t, err)
 	assert.Equal(t, frame(t, codec.Pong, "now"), <-pongs)
-	assert.Equal(t, 4, r.Pings)
+	assert.Equal(t, 4, c.Pings())
 	assert.Equal(t, 1, r.Messages)
 }
 

@@ -18,6 +18,9 @@ func Dial(Options) (*Client, error) { return nil, errLinux }
 // Run fails.
 func (*Client) Run(Round) (Result, error) { return Result{}, errLinux }
 
+// Pings returns zero.
+func (*Client) Pings() int { return 0 }
+
 // Close does nothing.
 func (*Client) Close() error { return nil }
 

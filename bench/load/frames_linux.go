@@ -62,7 +62,7 @@ func (t *thread) told(i int, kind codec.Type, payload []byte) bool {
 		var pong [codec.HeaderSize + codec.PingPayloadMax]byte
 		n := copy(pong[codec.HeaderSize:], payload)
 		pong[0], pong[3] = byte(codec.Pong), byte(n)
-		t.res.Pings++
+		t.pings.Add(1)
 		t.send(i, pong[:codec.HeaderSize+n])
 	case codec.Goodbye:
 		reason, text, err := codec.ParseGoodbye(payload)

@@ -40,7 +40,6 @@ type Round struct {
 type Result struct {
 	Messages int           // replied to in Elapsed
 	Total    int           // replied to in the whole Run, warm-up and what was still under way at the end included
-	Pings    int           // answered since the Client was made
 	Elapsed  time.Duration // in which Messages were counted: the clock is read once for each round of epoll
 	CPU      time.Duration // of the client's threads in Elapsed
 	Latency  Histogram     // of bursts: from one's send to its last reply, counted in Elapsed

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ const (
 	draining // what is under way is awaited
 )
 
-// A thread has an epoll and a share of the connections. But for give, found and gone, it is its own
+// A thread has an epoll and a share of the connections. But for give, pings, found and gone, it is its own
 // goroutine's, which is locked to an OS thread.
 type thread struct {
 	poll
@@ -34,6 +35,7 @@ type thread struct {
 	in          []byte // what was received last
 	wake        int    // an eventfd: a task has been given
 
+	pings atomic.Int64 // answered
 	tasks chan task
 	found chan finding
 	gone  chan struct{}
@@ -163,7 +165,7 @@ func (t *thread) begin() {
 	if t.quit {
 		return
 	}
-	t.res = Result{Pings: t.res.Pings, Latency: Histogram{Counts: t.latency}}
+	t.res = Result{Latency: Histogram{Counts: t.latency}}
 	t.phase, t.lastReply, t.under = warming, t.now, 0
 	if t.err != nil {
 		t.finish(t.err)

@@ -24,12 +24,14 @@ type order struct {
 	Open  *load.Options      `json:",omitempty"`
 	Run   *load.Round        `json:",omitempty"`
 	Storm *load.StormOptions `json:",omitempty"`
+	Pings bool               `json:",omitempty"`
 	Close bool               `json:",omitempty"`
 }
 
 type report struct {
 	Run   load.Result
 	Storm load.StormResult
+	Pings int
 	Error string `json:",omitempty"`
 }
 
@@ -64,6 +66,12 @@ func (l *Load) Run(r load.Round) (load.Result, error) {
 func (l *Load) Storm(o load.StormOptions) (load.StormResult, error) {
 	found, err := l.do(order{Storm: &o}, o.For+loadMax)
 	return found.Storm, err
+}
+
+// Pings returns how many Pings have been answered since Open, also while no Run was under way.
+func (l *Load) Pings() (int, error) {
+	found, err := l.do(order{Pings: true}, loadMax)
+	return found.Pings, err
 }
 
 // Close resets the connections; the process waits for another Open.
@@ -114,6 +122,8 @@ func playLoad([]string) {
 		case err != nil:
 		case o.Open != nil:
 			c, err = load.Dial(*o.Open)
+		case o.Pings && c != nil:
+			r.Pings = c.Pings()
 		case o.Run != nil && c == nil:
 			err = errors.New("rig: Run before Open")
 		case o.Run != nil:
