@@ -1,0 +1,5 @@
+//go:build !linux
+
+package servers
+
+func serveEpoll(Options) { panic("servers: epoll is there on Linux only") }
