@@ -105,7 +105,7 @@ func (c *conn) onOpen(sock socket) {
 	c.dirty = true // what OnOpen sends is flushed below
 	c.mu.Unlock()
 	l.lookIn(c.id, min(s.cfg.HandshakeTimeout/2, c.policy.Interval/2))
-	if err := c.deliver(calledOpen, nil, 0); err != nil {
+	if err := c.opens(); err != nil {
 		c.endByHandler(err)
 	}
 	c.flush()
@@ -179,9 +179,10 @@ func (c *conn) decode() {
 }
 
 // frames dispatches the whole frames at the start of buf and returns their length. It stops where
-// the session ends.
+// the session ends. What panics, codec or Handler, is returned as an error.
 func (c *conn) frames(buf []byte) (n int, err error) {
-	defer c.caught("codec", &err)
+	in := calledDecode
+	defer c.caughtIn(&in, &err)
 	for n < len(buf) && !c.sealed.Load() {
 		f, size, err := c.codec.Decode(buf[n:])
 		if err != nil {
@@ -196,18 +197,22 @@ func (c *conn) frames(buf []byte) (n int, err error) {
 		}
 		n += size
 		c.framesIn++
-		c.dispatch(f)
+		if f.Type != codec.Data {
+			c.dispatch(f)
+			continue
+		}
+		in = calledMessage
+		if err := c.srv.handler.OnMessage(c.session, f.Payload); err != nil {
+			c.endByHandler(err)
+		}
+		in = calledDecode
 	}
 	return n, nil
 }
 
-// dispatch acts on one frame.
+// dispatch acts on one frame that is not the application's.
 func (c *conn) dispatch(f codec.Frame) {
 	switch f.Type {
-	case codec.Data:
-		if err := c.deliver(calledMessage, f.Payload, 0); err != nil {
-			c.endByHandler(err)
-		}
 	case codec.Ping:
 		c.queue(codec.Frame{Type: codec.Pong, Payload: f.Payload})
 	case codec.Pong:

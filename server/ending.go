@@ -266,44 +266,57 @@ func (c *conn) tell(fd int) {
 	s.leaveGroups()
 	c.srv.unregister(s, end.Reason)
 	c.srv.recent.put(Ended{ID: s.id, RemoteAddr: s.remote, At: time.Now(), End: *end})
-	_ = c.deliver(calledClose, nil, 0)
+	c.closes()
 	s.finished()
 }
 
-// called names the methods of Handler.
+// called names what calls application code.
 type called string
 
 const (
-	calledOpen    called = "OnOpen"
+	calledDecode  called = "codec"
 	calledMessage called = "OnMessage"
-	calledSuspect called = "OnSuspect"
-	calledRecover called = "OnRecover"
-	calledClose   called = "OnClose"
 	calledPost    called = "Post"
 )
 
-// deliver calls one method of the Handler and turns a panic into an error.
-func (c *conn) deliver(m called, payload []byte, why Suspicion) (err error) {
-	defer c.caught(m, &err)
-	switch h, s := c.srv.handler, c.session; m {
-	case calledMessage:
-		return h.OnMessage(s, payload)
-	case calledOpen:
-		return h.OnOpen(s)
-	case calledSuspect:
-		h.OnSuspect(s, why)
-	case calledRecover:
-		h.OnRecover(s)
-	case calledClose:
-		h.OnClose(s, c.end)
-	}
+// opens calls OnOpen. Here and below, a panic is returned as an error.
+func (c *conn) opens() (err error) {
+	defer c.caught("OnOpen", &err)
+	return c.srv.handler.OnOpen(c.session)
+}
+
+// suspects calls OnSuspect.
+func (c *conn) suspects(why Suspicion) (err error) {
+	defer c.caught("OnSuspect", &err)
+	c.srv.handler.OnSuspect(c.session, why)
 	return nil
 }
 
+// recovers calls OnRecover.
+func (c *conn) recovers() (err error) {
+	defer c.caught("OnRecover", &err)
+	c.srv.handler.OnRecover(c.session)
+	return nil
+}
+
+// closes calls OnClose, after which there is nobody to give an error to.
+func (c *conn) closes() {
+	var err error
+	defer c.caught("OnClose", &err)
+	c.srv.handler.OnClose(c.session, c.end)
+}
+
 // caught, deferred, turns a panic in application code into an error and logs it with its stack.
-func (c *conn) caught(m called, err *error) {
+func (c *conn) caught(in called, err *error) {
 	if p := recover(); p != nil {
-		*err = c.panicked(m, p)
+		*err = c.panicked(in, p)
+	}
+}
+
+// caughtIn is caught for what calls several.
+func (c *conn) caughtIn(in *called, err *error) {
+	if p := recover(); p != nil {
+		*err = c.panicked(*in, p)
 	}
 }
 

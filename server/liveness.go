@@ -57,7 +57,7 @@ func (c *conn) recovered() {
 	}
 	c.session.doubt.Store(0)
 	c.srv.counters.recovered.Add(1)
-	if err := c.deliver(calledRecover, nil, 0); err != nil {
+	if err := c.recovers(); err != nil {
 		c.endByHandler(err)
 	}
 }
@@ -287,7 +287,7 @@ func (c *conn) suspect(why Suspicion) {
 	if why == SuspectPath {
 		c.srv.counters.warned.Add(1)
 	}
-	if err := c.deliver(calledSuspect, nil, why); err != nil {
+	if err := c.suspects(why); err != nil {
 		c.endByHandler(err)
 	}
 	c.flush()

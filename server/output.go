@@ -79,15 +79,20 @@ func (c *conn) queued(t codec.Type) (first bool) {
 	return first
 }
 
-// output returns the queue to add to, taking a buffer for it if there is none of its own. It is called
-// with mu held.
+// ownOutput gives the session a queue of its own to add to. It is called with mu held.
+func (c *conn) ownOutput() *output {
+	own := outputs.Get().(*output)
+	if c.out != nil {
+		own.b = append(own.b, c.out.b...)
+	}
+	c.out = own
+	return own
+}
+
+// output returns the queue to add to. It is called with mu held.
 func (c *conn) output() *output {
 	if c.out == nil || c.out.shared {
-		own := outputs.Get().(*output)
-		if c.out != nil {
-			own.b = append(own.b, c.out.b...)
-		}
-		c.out = own
+		return c.ownOutput()
 	}
 	return c.out
 }
