@@ -28,6 +28,9 @@ func BenchmarkEcho(b *testing.B) {
 	for _, conns := range []int{1, 100, 1000, 5000} {
 		for _, outstanding := range []int{1, 16} {
 			for _, size := range []int{64, 512} {
+				if conns == 5000 && size == 512 {
+					continue // it takes a third of a second to open them: the command has this cell
+				}
 				for _, p := range []struct {
 					loops int
 					place rig.Place
