@@ -2,13 +2,14 @@ package server
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
+	"os"
 	"reflect"
 	"sync"
+	atomic32 "sync/atomic" // its values are 4 bytes, of which there are many
 	"time"
-
-	"go.uber.org/atomic"
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
@@ -27,46 +28,47 @@ const (
 )
 
 // conn is the socket's half of a session: descriptor, loop, wheel id, buffers, record. Unless said
-// otherwise its fields belong to the loop's goroutine.
+// otherwise its fields belong to the loop's goroutine. There is one for every client, so what few of them
+// need is behind a pointer; and what a turn needs comes first, in few cache lines.
 type conn struct {
-	srv     *Server
-	loop    *loop
-	session *Session
-	sock    socket // nil before OnOpen and from OnClose on
-	fd      int
-	tcp     bool
-	phase   phase
-	id      uint32 // in the loop's wheel
-
+	sock       socket // nil before OnOpen and from OnClose on
+	loop       *loop
+	session    *Session
+	srv        *Server
 	codec      codec.Codec
-	needer     codec.Needer // codec, if it can tell
-	comparable bool         // codec can be compared with others
-	need       int          // bytes that must be there before decoding is worth while
-	left       int          // bytes of an unfinished frame that gnet keeps for us
-
-	policy heartbeat.Policy
+	id         uint32 // in the loop's wheel
+	need       int32  // bytes that must be there before decoding is worth while
+	left       int32  // bytes of an unfinished frame that gnet keeps for us
+	fd         int32
+	phase      phase
+	tcp        bool
+	comparable bool // codec can be compared with others
+	told       bool // OnClose has been called
+	reset      bool // we end it with an RST
+	bytesIn    uint64
+	framesIn   uint64
+	bytesOut   uint64
+	frameAt    time.Duration // the unfinished frame's first byte; 0: there is none
 	liveness
 	progress
 
+	sealed atomic32.Bool // end is set: nothing more goes in or out
+	opened atomic32.Bool // OnOpen has begun
+
+	mu        sync.Mutex  // guards what follows, up to end
+	out       *output     // encoded and not flushed; nil: nothing
+	outData   bool        // there is Data in it
+	dirty     bool        // a flush is due
+	framesOut uint64      //
+	end       *CloseError // the first cause
+
+	policy *heartbeat.Policy // not written to: many share it
+	grace  *grace            // nil: none was given
+	broken *os.SyscallError  // a system call of ours found the connection broken; gnet's read will end it
+
 	// Instants, as elapsed since the server's epoch.
 	openedAt time.Duration
-	frameAt  time.Duration // the unfinished frame's first byte; 0: there is none
 	goneAt   time.Duration // the Goodbye has left or has come: CloseTimeout runs; 0: not yet
-	grace
-
-	bytesIn, framesIn   uint64
-	bytesOut, framesOut uint64 // framesOut is guarded by mu
-	broken              error  // a system call of ours found the connection broken; gnet's read will end it
-	told                bool   // OnClose has been called
-	reset               bool   // we end it with an RST
-
-	opened  atomic.Bool // OnOpen has begun
-	sealed  atomic.Bool // end is set: nothing more goes in or out
-	mu      sync.Mutex  // guards the rest
-	out     *output     // encoded and not flushed; nil: nothing
-	outData bool        // there is Data in it
-	dirty   bool        // a flush is due
-	end     *CloseError // the first cause
 }
 
 // newConn makes the conn for an accepted connection; it has no loop yet.
@@ -76,10 +78,10 @@ func newConn(s *Server, remote netip.AddrPort, tcp bool) (c *conn, err error) {
 			err = fmt.Errorf("panic in Config.NewCodec: %v", p)
 		}
 	}()
-	c = &conn{srv: s, tcp: tcp, fd: -1, codec: s.cfg.NewCodec(), policy: s.cfg.Policy}
-	c.needer, _ = c.codec.(codec.Needer)
+	c = &conn{srv: s, tcp: tcp, fd: -1, codec: s.cfg.NewCodec(), policy: &s.cfg.Policy}
+	c.asking = &nobodyAsked
 	c.comparable = reflect.ValueOf(c.codec).Comparable()
-	c.session = &Session{c: c, remote: remote}
+	c.session = &Session{c: c, addr: remote.Addr(), port: remote.Port()}
 	return c, nil
 }
 
@@ -88,7 +90,7 @@ func (c *conn) onOpen(sock socket) {
 	l, s := c.loop, c.srv
 	l.beginTurn()
 	defer c.crashed("open")
-	c.sock, c.fd = sock, sock.Fd()
+	c.sock, c.fd = sock, int32(sock.Fd())
 	if c.tcp {
 		_ = sock.SetLinger(-1) // admit set it
 	}
@@ -119,10 +121,10 @@ func (c *conn) onTraffic() {
 	l := c.loop
 	l.beginTurn()
 	n := c.sock.InboundBuffered()
-	c.bytesIn += uint64(n - c.left)
-	c.left = n
+	c.bytesIn += uint64(n - int(c.left))
+	c.left = int32(n)
 	c.heard(l.tick)
-	if c.phase == open && n >= c.need {
+	if c.phase == open && n >= int(c.need) {
 		c.mu.Lock()
 		c.dirty = true // one flush is due at the end of this turn, whoever sends meanwhile
 		c.mu.Unlock()
@@ -158,7 +160,7 @@ func (c *conn) decode() {
 	if c.sealed.Load() {
 		return
 	}
-	c.need, c.left = 0, len(buf)-n
+	c.need, c.left = 0, int32(len(buf)-n)
 	switch {
 	case c.left == 0:
 		c.frameAt = 0
@@ -167,13 +169,14 @@ func (c *conn) decode() {
 		c.loop.lookIn(c.id, c.srv.cfg.FrameTimeout)
 	}
 	if c.left > 0 {
-		c.need = c.left + 1
-		if c.needer != nil {
-			c.need = max(c.need, c.needer.Need(buf[n:]))
+		need := len(buf) - n + 1
+		if needer, ok := c.codec.(codec.Needer); ok {
+			need = max(need, needer.Need(buf[n:]))
 		}
+		c.need = int32(min(need, math.MaxInt32))
 	}
 	if n > 0 {
-		c.grace = grace{}
+		c.grace = nil
 		_, _ = c.sock.Discard(n) // gives buf back; and Discard(0) would drop everything
 	}
 }
@@ -239,10 +242,10 @@ func (c *conn) dispatch(f codec.Frame) {
 // timeout is only the backstop for a loop that is itself stuck, so it is later than every verdict of
 // ours: it would also end a live peer that does not read.
 func (c *conn) applyOptions() {
-	if err := sockstat.NoDelay(c.fd); err != nil {
+	if err := sockstat.NoDelay(int(c.fd)); err != nil {
 		c.srv.log.Debug("pulsewheel: TCP_NODELAY", "err", err)
 	}
-	if err := sockstat.Apply(c.fd, kernelOptions(c.policy, c.srv.cfg.WriteTimeout, c.srv.cfg.Tick)); err != nil {
+	if err := sockstat.Apply(int(c.fd), kernelOptions(*c.policy, c.srv.cfg.WriteTimeout, c.srv.cfg.Tick)); err != nil {
 		c.srv.log.Debug("pulsewheel: keepalive options", "err", err)
 	}
 }

@@ -173,7 +173,7 @@ func (s *Server) admit(nc net.Conn) error {
 	h.loop.load.Inc()
 	c.loop = h.loop
 	if !tcpKeepAlive(nc, s.cfg) {
-		s.log.Debug("pulsewheel: keepalive could not be set", "peer", c.session.remote)
+		s.log.Debug("pulsewheel: keepalive could not be set", "peer", c.session.RemoteAddr())
 	}
 	h.queue <- newcomer{nc, c}
 	return nil

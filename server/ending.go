@@ -39,8 +39,8 @@ func (c *conn) endProtocol(err error) {
 
 // endBroken ends a session whose connection a system call of ours has found broken.
 func (c *conn) endBroken(call string, err error) {
-	c.broken = os.NewSyscallError(call, err)
-	c.setEnd(c.causeOf(c.fd, nil))
+	c.broken = &os.SyscallError{Syscall: call, Err: err}
+	c.setEnd(c.causeOf(int(c.fd), nil))
 }
 
 // endByHandler ends the session with what a method of the Handler returned.
@@ -111,9 +111,9 @@ func (c *conn) linger() {
 		return
 	}
 	c.phase = lingering
-	c.goneAt, c.grace = c.srv.elapsed(), grace{}
+	c.goneAt, c.grace = c.srv.elapsed(), nil
 	c.loop.lookIn(c.id, c.srv.cfg.CloseTimeout)
-	c.tell(c.fd)
+	c.tell(int(c.fd))
 	c.discard()
 }
 
@@ -123,7 +123,7 @@ func (c *conn) abort(tell bool) {
 	if c.sock == nil {
 		return
 	}
-	c.sample(c.fd)
+	c.sample(int(c.fd))
 	tell = tell && c.broken == nil
 	if tell {
 		c.flush()
@@ -147,7 +147,7 @@ func (c *conn) abort(tell bool) {
 // onClose is gnet's word that the socket is being closed; its descriptor is open until onClose
 // returns. err is nil if we closed it.
 func (c *conn) onClose(err error) {
-	sock, fd := c.sock, c.fd
+	sock, fd := c.sock, int(c.fd)
 	c.sock, c.fd = nil, -1
 	c.phase = closed
 	c.lost += sock.OutboundBuffered()
@@ -158,6 +158,7 @@ func (c *conn) onClose(err error) {
 		c.setEnd(c.causeOf(fd, err)) // unless there is an end already
 		c.tell(fd)
 	}
+	c.answered()
 	c.loop.remove(c.id)
 	c.srv.release(c.loop)
 }
@@ -254,10 +255,10 @@ func (c *conn) tell(fd int) {
 		BytesIn: c.bytesIn, BytesOut: c.bytesOut + uint64(queued), FramesIn: c.framesIn, FramesOut: c.framesOut,
 		RTT: s.RTT(), Pings: c.pings, Unsent: c.lost + queued, Reset: c.reset,
 	}
-	if c.sampled.Known() {
-		r.TCPState, r.TCP, r.TCPAge = c.state, c.sampled, now-c.sampledAt
+	if k := c.kept; k != nil {
+		r.TCPState, r.TCP, r.TCPAge = k.state, k.TCPInfo, now-k.at
 		if c.bytesIn > 0 { // the kernel's stamp is finer than ours
-			r.Idle = min(r.Idle, c.sampled.LastDataRecv+r.TCPAge)
+			r.Idle = min(r.Idle, k.LastDataRecv+r.TCPAge)
 		}
 	}
 	end.Record = r
@@ -265,7 +266,7 @@ func (c *conn) tell(fd int) {
 	c.unsuspect()
 	s.leaveGroups()
 	c.srv.unregister(s, end.Reason)
-	c.srv.recent.put(Ended{ID: s.id, RemoteAddr: s.remote, At: time.Now(), End: *end})
+	c.srv.recent.put(Ended{ID: s.id, RemoteAddr: s.RemoteAddr(), At: time.Now(), End: *end})
 	c.closes()
 	s.finished()
 }

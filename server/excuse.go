@@ -10,7 +10,7 @@ import (
 // grace is what is left to a peer whose deadline has passed while its bytes lay unread in our own
 // kernel: it was our loop that was late, or our receive buffer that was full.
 type grace struct {
-	until time.Duration // not beyond this; 0: none was given
+	until time.Duration // not beyond this
 	round uint64        // loop.rounds when it was given
 	seen  uint64        // bytesIn when it was given, or given again
 }
@@ -21,17 +21,17 @@ type grace struct {
 // An errno ends the session.
 func (c *conn) excused(now, timeout time.Duration) time.Duration {
 	waits := c.unread()
-	switch {
+	switch g := c.grace; {
 	case c.phase == closed:
 		return 0
-	case c.until == 0 && waits:
-		c.until, c.round = now+timeout, c.loop.rounds
-	case c.until == 0, !waits && c.seen == c.bytesIn:
+	case g == nil && waits:
+		c.grace = &grace{until: now + timeout, round: c.loop.rounds}
+	case g == nil, !waits && g.seen == c.bytesIn:
 		return 0
-	case c.until <= now && c.loop.rounds >= c.round+2:
+	case g.until <= now && c.loop.rounds >= g.round+2:
 		return 0
 	}
-	c.seen = c.bytesIn
+	c.grace.seen = c.bytesIn
 	c.loop.askRound()
 	return max(c.srv.cfg.Tick, timeout/8)
 }
@@ -39,7 +39,7 @@ func (c *conn) excused(now, timeout time.Duration) time.Duration {
 // unread asks the kernel what waits to be read. true: bytes, or the peer's FIN, wait: the loop's next
 // read will tell. An errno ends the session here, and then unread is false.
 func (c *conn) unread() bool {
-	_, err := sockstat.Waiting(c.fd)
+	_, err := sockstat.Waiting(int(c.fd))
 	if err == nil {
 		return true
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/pulsewheel/pulsewheel/codec"
@@ -185,7 +186,8 @@ func (s *Session) enter(g *Group) bool {
 	if s.left || s.c.sealed.Load() {
 		return false
 	}
-	s.groups = append(s.groups, g)
+	m := s.extra()
+	m.groups = append(m.groups, g)
 	return true
 }
 
@@ -193,22 +195,21 @@ func (s *Session) enter(g *Group) bool {
 func (s *Session) exit(g *Group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i, other := range s.groups {
-		if other == g {
-			last := len(s.groups) - 1
-			s.groups[i] = s.groups[last]
-			s.groups[last] = nil
-			s.groups = s.groups[:last]
-			return
+	if m := s.more; m != nil {
+		if i := slices.Index(m.groups, g); i >= 0 {
+			m.groups = slices.Delete(m.groups, i, i+1)
 		}
 	}
 }
 
 // leaveGroups takes a session that has ended out of all its groups.
 func (s *Session) leaveGroups() {
+	var groups []*Group
 	s.mu.Lock()
-	groups := s.groups
-	s.groups, s.left = nil, true
+	s.left = true
+	if s.more != nil {
+		groups, s.more.groups = s.more.groups, nil
+	}
 	s.mu.Unlock()
 	for _, g := range groups {
 		g.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"net"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -105,4 +106,14 @@ func TestKernelOptions(t *testing.T) {
 		assert.Greater(t, o.UserTimeout, max(p.Timeout, write)+20*time.Millisecond-1)
 		assert.Equal(t, p.Interval, o.KeepIdle)
 	}
+}
+
+// TestSizes: what every client costs is a multiple of this. Beyond these the allocator's next size class
+// is 32 and 16 bytes more.
+func TestSizes(t *testing.T) {
+	if unsafe.Sizeof(uintptr(0)) != 8 {
+		t.Skip("the sizes are those of a 64-bit system")
+	}
+	assert.LessOrEqual(t, unsafe.Sizeof(conn{}), uintptr(288))
+	assert.LessOrEqual(t, unsafe.Sizeof(Session{}), uintptr(112))
 }

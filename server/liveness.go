@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/binary"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/codec"
@@ -12,19 +13,51 @@ import (
 
 // liveness is what is known of the peer's being there.
 type liveness struct {
+	*asking   // nobodyAsked, or its own
 	suspected bool
 	spared    time.Duration // a grace round keeps it until then; 0: it was given none since it was last heard
-	pings     int           // sent since the last inbound byte
-	pinged    [2]pinged     // the first two of those
-	lastPing  time.Duration // when the last was
-	pingEnd   uint64        // bytesOut behind the newest Ping, while much is on the way before it; else 0
-	stuckAt   time.Duration // when that Ping was queued
 	firstAsk  time.Duration // when the session's very first Ping was sent; 0: never
 	pingStamp time.Duration // payload of the newest Ping
+	kept      *sample       // the last look at the kernel's counters; nil: none was worth keeping
+}
 
-	sampled   TCPInfo // the last look at the kernel's counters
-	sampledAt time.Duration
-	state     sockstat.TCPState // at that look or a later one
+// asking is what is known of the Pings that a peer has not answered.
+type asking struct {
+	pings    int           // sent since the last inbound byte
+	pinged   [2]pinged     // the first two of those
+	lastPing time.Duration // when the last was
+	pingEnd  uint64        // bytesOut behind the newest Ping, while much is on the way before it; else 0
+	stuckAt  time.Duration // when that Ping was queued
+}
+
+// nobodyAsked is what all share who have been heard since they were asked. It is never written to.
+var nobodyAsked asking
+
+// askings holds those that nobody needs.
+var askings = sync.Pool{New: func() any { return new(asking) }}
+
+// asks returns c's asking to write to.
+func (c *conn) asks() *asking {
+	if c.asking == &nobodyAsked {
+		c.asking = askings.Get().(*asking)
+	}
+	return c.asking
+}
+
+// answered forgets the Pings.
+func (c *conn) answered() {
+	if c.asking != &nobodyAsked {
+		*c.asking = asking{}
+		askings.Put(c.asking)
+		c.asking = &nobodyAsked
+	}
+}
+
+// sample is a look at the kernel's counters.
+type sample struct {
+	TCPInfo
+	at    time.Duration
+	state sockstat.TCPState // then, or at a later look that found the counters gone
 }
 
 // pinged is a Ping that is on its way.
@@ -40,7 +73,7 @@ func (c *conn) heard(now heartbeat.Tick) {
 		s.heard.Store(uint32(now))
 		c.loop.wheel.Touch(c.id, now)
 	}
-	c.pings, c.pingEnd = 0, 0
+	c.answered()
 	if c.suspected {
 		c.recovered()
 	}
@@ -94,8 +127,8 @@ func (c *conn) onLook(last heartbeat.Tick) (next heartbeat.Tick) {
 // lookOpen looks at the deadlines of a living session.
 func (c *conn) lookOpen(now time.Duration, last heartbeat.Tick) time.Duration {
 	if c.broken != nil { // gnet should have met the end by now
-		c.salvage(c.sock, c.fd)
-		c.setEnd(c.causeOf(c.fd, nil))
+		c.salvage(c.sock, int(c.fd))
+		c.setEnd(c.causeOf(int(c.fd), nil))
 		c.finish()
 		return 0
 	}
@@ -128,8 +161,8 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if left > 0 {
 		return min(left, c.watchEvery(waiting))
 	}
-	ti := c.sample(c.fd)
-	if c.state == sockstat.Close {
+	ti := c.sample(int(c.fd))
+	if c.kept != nil && c.kept.state == sockstat.Close {
 		return c.srv.cfg.Tick // the kernel has ended it while our loop was away: gnet is about to read how
 	}
 	if ti.Unacked > 0 && ti.SndWnd > 0 || !ti.Known() && c.session.Idle() >= c.policy.Interval {
@@ -143,7 +176,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 // movedWhen says when, since the last look, the peer last took something. With its window closed that was
 // a round trip after the last segment was sent: probes of the window carry no data.
 func (c *conn) movedWhen(now time.Duration) time.Duration {
-	ti := c.sample(c.fd)
+	ti := c.sample(int(c.fd))
 	if !ti.Known() || ti.SndWnd > 0 {
 		return now
 	}
@@ -216,7 +249,7 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 		if c.phase != open {
 			return 0
 		}
-		if ti := c.sample(c.fd); ti.Known() {
+		if ti := c.sample(int(c.fd)); ti.Known() {
 			e.Path = c.pathOf(ti, now)
 			if ti.LastDataRecv-jiffy < e.Silence {
 				e.Silence, e.Grain = max(ti.LastDataRecv-jiffy, 0), jiffy
@@ -251,7 +284,7 @@ func (c *conn) evidence(now time.Duration, last heartbeat.Tick) heartbeat.Eviden
 	tick := c.srv.cfg.Tick
 	silence := now%tick + time.Duration(c.srv.tickAt(now).Sub(last)-1)*tick
 	e := heartbeat.Evidence{
-		Policy: c.policy, Silence: max(silence, 0), Grain: tick,
+		Policy: *c.policy, Silence: max(silence, 0), Grain: tick,
 		Pings: c.pings, PingAge: now - c.pinged[0].at, LastPing: now - c.lastPing,
 		Suspected: c.suspected, RTT: c.session.RTT(), Seed: uint32(c.session.id),
 	}
@@ -296,7 +329,7 @@ func (c *conn) suspect(why Suspicion) {
 
 // convict ends a session that has been silent past its timeout, and says which silence it is.
 func (c *conn) convict(e heartbeat.Evidence) {
-	if err := sockstat.PendingError(c.fd); err != nil { // an ICMP error waits to be told
+	if err := sockstat.PendingError(int(c.fd)); err != nil { // an ICMP error waits to be told
 		c.endBroken("getsockopt", err)
 	} else {
 		asked := fmt.Sprintf("%d Pings unanswered", c.pings)
@@ -308,7 +341,7 @@ func (c *conn) convict(e heartbeat.Evidence) {
 			sent = c.pinged[1]
 		}
 		acked := c.pings > 0 && c.acknowledged() >= sent.end
-		c.endWith(silentReason(c.sampled, acked, c.srv.elapsed()-sent.at), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
+		c.endWith(silentReason(c.lastSample(), acked, c.srv.elapsed()-sent.at), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
 	}
 	c.finish()
 }
@@ -344,14 +377,24 @@ func (c *conn) sample(fd int) TCPInfo {
 	if !c.tcp {
 		return TCPInfo{}
 	}
-	ti, err := sockstat.ReadTCPInfo(fd)
-	if err == nil {
-		c.state = ti.State
+	if ti, err := sockstat.ReadTCPInfo(fd); err == nil {
+		if c.kept == nil {
+			c.kept = &sample{}
+		}
+		if ti.State != sockstat.Close || !c.kept.Known() {
+			c.kept.TCPInfo, c.kept.at = ti, c.srv.elapsed()
+		}
+		c.kept.state = ti.State
 	}
-	if err == nil && (ti.State != sockstat.Close || !c.sampled.Known()) {
-		c.sampled, c.sampledAt = ti, c.srv.elapsed()
+	return c.lastSample()
+}
+
+// lastSample returns what is kept of the kernel's counters.
+func (c *conn) lastSample() TCPInfo {
+	if c.kept == nil {
+		return TCPInfo{}
 	}
-	return c.sampled
+	return c.kept.TCPInfo
 }
 
 // near is how much may be on the way before a Ping that counts as sent. Behind more than that it cannot
@@ -374,23 +417,25 @@ func (c *conn) ping() {
 	if c.acknowledged()+near >= c.bytesOut && c.sock.OutboundBuffered() == 0 {
 		c.pingSent(now)
 	} else {
-		c.pingEnd, c.stuckAt = c.bytesOut, now
+		a := c.asks()
+		a.pingEnd, a.stuckAt = c.bytesOut, now
 	}
 }
 
 // pingSent notes that the newest Ping is on its way to the peer.
 func (c *conn) pingSent(now time.Duration) {
-	if c.pings < len(c.pinged) {
-		c.pinged[c.pings] = pinged{at: now, end: c.bytesOut}
-		if c.pingEnd != 0 {
-			c.pinged[c.pings].end = c.pingEnd
+	a := c.asks()
+	if a.pings < len(a.pinged) {
+		a.pinged[a.pings] = pinged{at: now, end: c.bytesOut}
+		if a.pingEnd != 0 {
+			a.pinged[a.pings].end = a.pingEnd
 		}
 	}
 	if c.firstAsk == 0 {
 		c.firstAsk = now
 	}
-	c.pings++
-	c.lastPing, c.pingEnd = now, 0
+	a.pings++
+	a.lastPing, a.pingEnd = now, 0
 }
 
 // onPong measures the round trip if the Pong echoes the newest Ping.
@@ -400,10 +445,10 @@ func (c *conn) onPong(payload []byte) {
 	}
 	rtt, old := c.srv.elapsed()-c.pingStamp, c.session.RTT()
 	c.pingStamp = 0
-	if rtt > 2*old {
+	if rtt > 2*old && c.tcp {
 		// A loop that was elsewhere is no long way: the kernel knows when the Pong, or what came after
 		// it, arrived.
-		if ti := c.sample(c.fd); ti.Known() {
+		if ti, err := sockstat.ReadTCPInfo(int(c.fd)); err == nil {
 			rtt -= max(ti.LastDataRecv-jiffy, 0)
 		}
 	}
@@ -433,7 +478,7 @@ func (c *conn) lookClosing(now time.Duration) time.Duration {
 			}
 			return max(c.srv.cfg.Tick, stuck/8)
 		}
-		c.goneAt, c.grace = now, grace{}
+		c.goneAt, c.grace = now, nil
 	}
 	return c.lookGone(now)
 }

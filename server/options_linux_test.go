@@ -89,7 +89,7 @@ func options(t *testing.T, s *Session) map[string]int {
 			"KEEPINTVL":    {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL},
 			"USER_TIMEOUT": {unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT},
 		} {
-			v, err := unix.GetsockoptInt(s.c.fd, opt[0], opt[1])
+			v, err := unix.GetsockoptInt(int(s.c.fd), opt[0], opt[1])
 			assert.NoError(t, err, name)
 			m[name] = v
 		}
@@ -142,7 +142,7 @@ func segments(t *testing.T, s *Session) int {
 	t.Helper()
 	n := make(chan int)
 	require.NoError(t, s.Post(func() {
-		ti, err := unix.GetsockoptTCPInfo(s.c.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		ti, err := unix.GetsockoptTCPInfo(int(s.c.fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 		assert.NoError(t, err)
 		n <- int(ti.Data_segs_out) - int(ti.Total_retrans)
 	}))

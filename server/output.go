@@ -151,14 +151,14 @@ func (c *conn) write(b []byte, data bool) {
 		return
 	}
 	if c.sock.OutboundBuffered() == 0 {
-		n, err := sockstat.Send(c.fd, b)
+		n, err := sockstat.Send(int(c.fd), b)
 		switch {
 		case err == nil:
 			b = b[n:]
 		case err != error(syscall.EAGAIN) && err != sockstat.ErrUnknown:
 			// Not the end yet: what the peer sent before, a Goodbye perhaps, is still to be read, and
 			// gnet reads it and then the end in its next round.
-			c.broken = os.NewSyscallError("sendto", err)
+			c.broken = &os.SyscallError{Syscall: "sendto", Err: err}
 			c.lost += len(b)
 			c.loop.lookIn(c.id, 2*c.srv.cfg.Tick)
 			return
@@ -182,12 +182,13 @@ func (c *conn) flushDirty() {
 
 // progress is what is known of the peer's taking what is sent to it.
 type progress struct {
-	watching    bool          // there was something on its way at the last look
 	delivered   uint64        // bytes acknowledged, as of the last look
 	movedAt     time.Duration // when that last grew, or the watch began
+	lost        int           // bytes that were to be sent when nothing could be any more
+	grains      uint64        // when the application's bytes were written: bit i, i grains of time before newest
+	newest      uint32        // grain
+	watching    bool          // there was something on its way at the last look
 	pathWatched bool          // bytes of the application's were on their way at the last look
-	sends
-	lost int // bytes that were to be sent when nothing could be any more
 }
 
 // watch begins to watch the n bytes just written, and ends a session that lets too much wait.
@@ -242,7 +243,7 @@ func (c *conn) inKernel() int {
 	if !c.tcp {
 		return 0
 	}
-	n, err := sockstat.Unacknowledged(c.fd)
+	n, err := sockstat.Unacknowledged(int(c.fd))
 	if err != nil {
 		return 0
 	}

@@ -22,7 +22,7 @@ func (c *conn) lookPath(now time.Duration, e *heartbeat.Evidence) time.Duration 
 	if left := warning - min(e.Silence, c.sentSince(now, 0, false)); left > 0 {
 		return left
 	}
-	ti := c.sample(c.fd)
+	ti := c.sample(int(c.fd))
 	if !ti.Known() {
 		return forever
 	}
@@ -53,14 +53,7 @@ func (c *conn) suspicion(e heartbeat.Evidence) Suspicion {
 	return SuspectSilence
 }
 
-// sends remembers when the application's bytes were written: in which of the last 64 grains of time,
-// each some ticks long (Server.grain).
-type sends struct {
-	grains uint64 // bit i: something was written i grains before newest
-	newest uint32
-}
-
-// grainMin is the least length of a grain: 64 of them are longer than anything that Path.Stuck waits for.
+// grainMin is the least length of a grain, some ticks (Server.grain): 64 of them are longer than anything that Path.Stuck waits for.
 const grainMin = 50 * time.Millisecond
 
 // noteSent notes that bytes of the application's have just been written. The clock is the ticker's,

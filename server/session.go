@@ -6,10 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	atomic64 "sync/atomic" // its 64-bit values are aligned on 32-bit systems
+	atomic64 "sync/atomic" // its 64-bit values are aligned on 32-bit systems, and the others are 4 bytes
 	"time"
-
-	"go.uber.org/atomic"
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
@@ -19,26 +17,40 @@ import (
 // also after the session has ended.
 type Session struct {
 	id     uint64
-	remote netip.AddrPort
-	c      *conn
-	heard  atomic.Uint32  // the tick of the last inbound byte
 	rtt    atomic64.Int64 // nanoseconds, smoothed
-	doubt  atomic.Uint32  // a Suspicion
-	timers *timer         // of After; the loop's
+	c      *conn
+	heard  atomic64.Uint32 // the tick of the last inbound byte
+	doubt  atomic64.Uint32 // a Suspicion
+	addr   netip.Addr
+	port   uint16
+	left   bool   // it joins no group any more; guarded by mu, and so is what follows it
+	over   bool   // OnClose has returned
+	timers *timer // of After; the loop's
 
-	mu     sync.Mutex // guards the rest
-	value  any
+	mu    sync.Mutex
+	value any
+	more  *more // nil: nothing of it
+}
+
+// more is what few sessions need. It is guarded by Session.mu.
+type more struct {
 	groups []*Group
-	left   bool          // it joins no group any more
-	over   bool          // OnClose has returned
 	done   chan struct{} // made when first asked for
+}
+
+// extra returns s.more. It is called with mu held.
+func (s *Session) extra() *more {
+	if s.more == nil {
+		s.more = &more{}
+	}
+	return s.more
 }
 
 // ID returns the session's number: unique in this Server, counted from 1.
 func (s *Session) ID() uint64 { return s.id }
 
 // RemoteAddr returns the peer's address; for a Unix socket it is the zero AddrPort.
-func (s *Session) RemoteAddr() netip.AddrPort { return s.remote }
+func (s *Session) RemoteAddr() netip.AddrPort { return netip.AddrPortFrom(s.addr, s.port) }
 
 // Value returns what SetValue stored last, or nil.
 func (s *Session) Value() any {
@@ -122,7 +134,7 @@ func (s *Session) SetPolicy(p heartbeat.Policy) error {
 		if c.phase != open {
 			return
 		}
-		c.policy = p
+		c.policy = &p
 		if c.tcp {
 			c.applyOptions()
 		}
@@ -147,13 +159,14 @@ func (s *Session) Post(f func()) error {
 func (s *Session) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.done == nil {
-		s.done = make(chan struct{})
+	m := s.extra()
+	if m.done == nil {
+		m.done = make(chan struct{})
 		if s.over {
-			close(s.done)
+			close(m.done)
 		}
 	}
-	return s.done
+	return m.done
 }
 
 // finished closes Done.
@@ -161,8 +174,8 @@ func (s *Session) finished() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
-	if s.done != nil {
-		close(s.done)
+	if s.more != nil && s.more.done != nil {
+		close(s.more.done)
 	}
 }
 
