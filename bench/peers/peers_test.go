@@ -105,7 +105,9 @@ func TestBook(t *testing.T) {
 	row := func(name string, rates ...int) rig.Row {
 		r := rig.Row{Candidate: rig.Candidate{Name: name}}
 		for _, n := range rates {
-			r.Rounds = append(r.Rounds, rig.Measure{Load: load.Result{Messages: n, Elapsed: time.Second}})
+			r.Rounds = append(r.Rounds, rig.Measure{
+				Load: load.Result{Messages: n, Elapsed: time.Second}, Took: time.Second, CPU: time.Duration(n) * 5 * time.Millisecond,
+			})
 		}
 		return r
 	}
@@ -118,7 +120,7 @@ func TestBook(t *testing.T) {
 	b.print(&out)
 	for _, want := range []string{
 		"| base | 1 = 200/s |", "| slow | 0.50 (0.50-0.50) |", "| fast | **1.50 (1.50-1.50)** |", "| broken | failed |",
-		"absent: left out: no compiler", "broken could not be measured at 1x2: unexpected EOF",
+		"absent: left out: no compiler", "at 1x2: slow 0.50.", "broken could not be measured at 1x2: unexpected EOF",
 	} {
 		require.Contains(t, out.String(), want)
 	}

@@ -5,9 +5,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/pulsewheel/pulsewheel/bench/rig"
 )
+
+// full is how much of its core a server uses that has no time to spare. The rest is what the kernel does for others.
+const full = 0.9
 
 // A book holds what was found, for each peer and cell.
 type book struct {
@@ -16,6 +20,7 @@ type book struct {
 	skipped map[string]string   // why a peer could not take part
 	ratios  map[string][]string // of a peer, for each cell
 	failed  []string            // sentences
+	idle    []string            // servers that did not fill their core, by cell
 }
 
 func newBook(peers []peer, cells []cell) *book {
@@ -29,6 +34,7 @@ func newBook(peers []peer, cells []cell) *book {
 // enter enters what was found for a cell.
 func (b *book) enter(at int, out *rig.Outcome) {
 	base := out.Row(b.peers[0].name)
+	var idle []string
 	for _, p := range b.peers {
 		row := out.Row(p.name)
 		if row == nil {
@@ -48,6 +54,12 @@ func (b *book) enter(at int, out *rig.Outcome) {
 			}
 		}
 		b.ratios[p.name][at] = text
+		if busy := rig.SpreadOf(row.Busy()).Median; row.Err == nil && busy < full {
+			idle = append(idle, fmt.Sprintf("%s %.2f", p.name, busy))
+		}
+	}
+	if len(idle) > 0 {
+		b.idle = append(b.idle, fmt.Sprintf("at %s: %s", b.cells[at], strings.Join(idle, ", ")))
 	}
 }
 
@@ -74,5 +86,9 @@ func (b *book) print(w io.Writer) {
 	}
 	for _, f := range b.failed {
 		fmt.Fprintf(w, "- %s\n", f)
+	}
+	if len(b.idle) > 0 {
+		fmt.Fprintf(w, "\nThese used less than %.1f of their core, so that the load or the machine was the limit, and the ratio is nearer to 1 than it should be: %s.\n",
+			full, strings.Join(b.idle, "; "))
 	}
 }
