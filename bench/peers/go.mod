@@ -5,7 +5,9 @@ go 1.25.0
 require (
 	github.com/Allenxuxu/gev v0.5.0
 	github.com/Allenxuxu/ringbuffer v0.0.11
+	github.com/RussellLuo/timingwheel v0.0.0-20220218152713-54845bda3108
 	github.com/aceld/zinx v1.2.7
+	github.com/antlabs/timer v0.1.4
 	github.com/apache/dubbo-getty v1.5.0
 	github.com/cloudwego/netpoll v0.7.2
 	github.com/lesismal/nbio v1.6.8
@@ -16,7 +18,7 @@ require (
 
 require (
 	github.com/Allenxuxu/toolkit v0.0.1 // indirect
-	github.com/RussellLuo/timingwheel v0.0.0-20201029015908-64de9d088c74 // indirect
+	github.com/antlabs/stl v0.0.2 // indirect
 	github.com/bytedance/gopkg v0.1.1 // indirect
 	github.com/cloudwego/gopkg v0.1.4 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
