@@ -1,157 +1,92 @@
+//go:build linux
+
 package bench
 
 import (
-	"bufio"
-	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
-	"log/slog"
-	"net"
-	"sync"
 	"testing"
 
-	"github.com/panjf2000/gnet/v2"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulsewheel/pulsewheel/bench/load"
+	"github.com/pulsewheel/pulsewheel/bench/rig"
+	"github.com/pulsewheel/pulsewheel/bench/rig/servers"
 	"github.com/pulsewheel/pulsewheel/codec"
-	"github.com/pulsewheel/pulsewheel/server"
 )
 
-// BenchmarkEcho sends 64-byte messages through a server with one loop and takes them back: with the
-// library, its liveness on as always, and with gnet alone, its handler written by hand for the same
-// frames. Clients are goroutines of the same process, so the client's share is in every figure.
+func init() { servers.Register() }
+
+// BenchmarkEcho sends messages to a server process from a load process, and takes them back: to raw epoll, to gnet
+// alone with its handler written by hand for the same frames, and to the library with liveness on, as always, and off
+// (unwatched). With one loop each has CPUs of its own, if there are two; with all, server and load share
+// the machine. An operation is one message; the load sends b.N of them, rounded up to whole bursts, so a short
+// benchtime measures the first burst. allocs/op and B/op are the server's.
+//
+// To compare servers go run ./bench/compare is better: it interleaves them.
 func BenchmarkEcho(b *testing.B) {
-	for _, conns := range []int{1, 100} {
+	all := max(len(rig.CPUs()), 1)
+	for _, conns := range []int{1, 100, 1000, 5000} {
 		for _, outstanding := range []int{1, 16} {
-			for _, s := range []struct {
-				name  string
-				serve func(b *testing.B) string
-			}{{"gnet", serveGnet}, {"pulsewheel", servePulsewheel}} {
-				b.Run(fmt.Sprintf("conns=%d/outstanding=%d/%s", conns, outstanding, s.name), func(b *testing.B) {
-					load(b, s.serve(b), conns, outstanding)
-				})
+			for _, size := range []int{64, 512} {
+				if conns == 5000 && size == 512 {
+					continue // it takes a third of a second to open them: the command has this cell
+				}
+				for _, p := range []struct {
+					loops int
+					place rig.Place
+				}{{1, rig.Apart(1)}, {all, rig.Together()}} {
+					for _, name := range []string{servers.Epoll, servers.Gnet, servers.Pulsewheel, servers.Unwatched} {
+						c := rig.Candidate{Server: servers.Server(name, servers.Options{Loops: p.loops}), Load: load.Options{
+							Conns: conns, Outstanding: outstanding, Message: frame(codec.Data, make([]byte, size)), Pongs: true,
+							Threads: p.place.Threads, CPUs: p.place.Load,
+						}}
+						c.Server.CPUs, c.Server.GOMAXPROCS = p.place.Server, p.loops
+						benchmarkEcho(b, fmt.Sprintf("conns=%d/outstanding=%d/size=%d/loops=%d/%s", conns, outstanding, size, p.loops, name), c)
+					}
+				}
 			}
 		}
 	}
 }
 
-type echo struct{ server.Base }
-
-func (echo) OnMessage(s *server.Session, p []byte) error { return s.Send(p) }
-
-func servePulsewheel(b *testing.B) string {
-	srv, err := server.New(echo{}, server.Config{Loops: 1, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(b, err)
-	ln, err := server.Listen("127.0.0.1:0")
-	require.NoError(b, err)
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-	b.Cleanup(func() {
-		require.NoError(b, srv.Close())
-		<-served
-	})
-	return ln.Addr().String()
-}
-
-// bare is what an author writes on gnet by hand: all whole frames of an OnTraffic are answered with
-// one Write.
-type bare struct {
-	gnet.BuiltinEventEngine
-	booted chan gnet.Engine
-}
-
-func (h *bare) OnBoot(e gnet.Engine) gnet.Action {
-	h.booted <- e
-	return gnet.None
-}
-
-func (h *bare) OnTraffic(c gnet.Conn) gnet.Action {
-	buf, _ := c.Peek(-1)
-	n := 0
-	for len(buf)-n >= codec.HeaderSize {
-		size := codec.HeaderSize + int(binary.BigEndian.Uint32(buf[n:])&0xffffff)
-		if len(buf)-n < size {
-			break
+// benchmarkEcho runs one of them. Its processes are started once, however often the testing package calls it.
+func benchmarkEcho(b *testing.B, name string, c rig.Candidate) {
+	var pair *rig.Pair
+	b.Run(name, func(b *testing.B) {
+		if pair == nil {
+			var err error
+			pair, err = rig.StartPair(c)
+			require.NoError(b, err)
 		}
-		n += size
-	}
-	if n > 0 {
-		_, _ = c.Write(buf[:n])
-		_, _ = c.Discard(n)
-	}
-	return gnet.None
-}
-
-func serveGnet(b *testing.B) string {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(b, err)
-	addr := free.Addr().String()
-	require.NoError(b, free.Close())
-	h := &bare{booted: make(chan gnet.Engine, 1)}
-	ran := make(chan error, 1)
-	go func() {
-		ran <- gnet.Run(h, "tcp://"+addr, gnet.WithNumEventLoop(1), gnet.WithReuseAddr(true), gnet.WithLogger(mute{}))
-	}()
-	var e gnet.Engine
-	select {
-	case e = <-h.booted:
-	case err := <-ran:
+		before := serverMallocs(b, pair)
+		r, err := pair.Load.Run(load.Round{Messages: b.N})
 		require.NoError(b, err)
-	}
-	b.Cleanup(func() {
-		require.NoError(b, e.Stop(context.Background()))
-		<-ran
+		after := serverMallocs(b, pair)
+		asking := serverMallocs(b, pair).less(after) // what it takes to ask is not the messages'
+		used := after.less(before).less(asking)
+		n := float64(r.Messages)
+		b.SetBytes(int64(len(c.Load.Message)))
+		b.ReportAllocs()
+		b.ReportMetric(float64(r.Elapsed)/n, "ns/op")
+		b.ReportMetric(r.Rate(), "msgs/s")
+		b.ReportMetric(float64(r.Latency.Quantile(0.99)), "p99-ns")
+		b.ReportMetric(used.objects/n, "allocs/op")
+		b.ReportMetric(used.bytes/n, "B/op")
 	})
-	return addr
+	if pair != nil {
+		require.NoError(b, pair.Stop())
+	}
 }
 
-// mute is a gnet logger that says nothing.
-type mute struct{}
+// mallocs is what a process has allocated.
+type mallocs struct{ objects, bytes float64 }
 
-func (mute) Debugf(string, ...any) {}
-func (mute) Infof(string, ...any)  {}
-func (mute) Warnf(string, ...any)  {}
-func (mute) Errorf(string, ...any) {}
-func (mute) Fatalf(string, ...any) {}
+func (m mallocs) less(o mallocs) mallocs {
+	return mallocs{max(m.objects-o.objects, 0), max(m.bytes-o.bytes, 0)}
+}
 
-// load sends b.N messages over conns connections, so many of them outstanding on each.
-func load(b *testing.B, addr string, conns, outstanding int) {
-	msg, err := codec.Binary{}.AppendFrame(nil, codec.Frame{Type: codec.Data, Payload: make([]byte, 64)})
+func serverMallocs(b *testing.B, pair *rig.Pair) mallocs {
+	objects, bytes, err := pair.Server.Mallocs()
 	require.NoError(b, err)
-	batch := make([]byte, 0, len(msg)*outstanding)
-	for range outstanding {
-		batch = append(batch, msg...)
-	}
-	clients := make([]net.Conn, conns)
-	for i := range clients {
-		clients[i], err = net.Dial("tcp", addr)
-		require.NoError(b, err)
-		defer clients[i].Close()
-	}
-	rounds := (b.N + conns*outstanding - 1) / (conns * outstanding)
-	b.SetBytes(int64(len(msg)))
-	b.ReportAllocs()
-	b.ResetTimer()
-	var all sync.WaitGroup
-	for _, c := range clients {
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			r := bufio.NewReaderSize(c, len(batch))
-			back := make([]byte, len(batch))
-			for range rounds {
-				if _, err := c.Write(batch); err != nil {
-					b.Error(err)
-					return
-				}
-				if _, err := io.ReadFull(r, back); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		}()
-	}
-	all.Wait()
-	b.ReportMetric(float64(rounds*conns*outstanding)/b.Elapsed().Seconds(), "msgs/s")
+	return mallocs{float64(objects), float64(bytes)}
 }

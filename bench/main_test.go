@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulsewheel/pulsewheel/bench/rig"
 	"github.com/pulsewheel/pulsewheel/codec"
 )
 
@@ -20,6 +21,7 @@ var roles = map[string]func(args []string){}
 const roleEnv = "PULSEWHEEL_BENCH_ROLE"
 
 func TestMain(m *testing.M) {
+	rig.Main()
 	if f, ok := roles[os.Getenv(roleEnv)]; ok {
 		f(os.Args[1:])
 		os.Exit(0)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pulsewheel/pulsewheel/bench/rig"
 	"github.com/pulsewheel/pulsewheel/bench/rig/servers"
@@ -49,7 +50,11 @@ func parseCells(list string) ([]cell, error) {
 func planEcho(at place) string {
 	cells, _ := parseCells(*cellList)
 	n := len(contenders(at))
-	return fmt.Sprintf("%d cells, %d servers, %d rounds of %v: about %v", len(cells), n, *rounds, *counted, took(n*len(cells)))
+	long := took(n * len(cells))
+	for _, c := range cells {
+		long += time.Duration(n*c.conns) * 60 * time.Microsecond // to open and to close them
+	}
+	return fmt.Sprintf("%d cells, %d servers, %d rounds of %v: about %v", len(cells), n, *rounds, *counted, long.Round(time.Second))
 }
 
 // runEcho prints a row for each cell.
@@ -67,7 +72,7 @@ func runEcho(at place) error {
 			out.Print(os.Stdout, gnet)
 			fmt.Println()
 		} else {
-			fmt.Fprintf(os.Stderr, "%v\r", c)
+			fmt.Fprintf(os.Stderr, "measured: %v\n", c)
 		}
 		if err := failed(out); err != nil {
 			return fmt.Errorf("%v: %w", c, err)
@@ -80,6 +85,7 @@ func runEcho(at place) error {
 			cpuForOne(base), cpuForOne(ours), fmt.Sprintf("%.2f", rig.SpreadOf(ours.LoadBusy()).Median))
 	}
 	t.Print(os.Stdout)
+	fmt.Println("\nWhere the load is busy for the whole time (1.00 of its cores), it may be what limits a ratio. gnet is the better of two: GOMAXPROCS = loops, or one more.")
 	return nil
 }
 

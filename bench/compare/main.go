@@ -33,6 +33,7 @@ var (
 	loops    = flag.String("loops", "1", "1: one loop, server and load on CPUs of their own; all: as many loops as CPUs, nothing bound; or both: 1,all")
 	cellList = flag.String("cells", "100x1x64,1000x1x64,100x16x64,1000x16x64", "connections x messages outstanding x bytes of payload; all: every cell")
 	spare    = flag.Int("spare", 0, "GOMAXPROCS of the library's processes less their loops")
+	spin     = flag.Bool("spin", false, "the load polls without sleeping while it is measured; not with -loops all")
 	sessions = flag.Int("idle.sessions", 15000, "sessions of the idle part")
 	window   = flag.Duration("idle.window", 20*time.Second, "for how long the idle part looks at CPU time")
 	verbose  = flag.Bool("v", false, "print every server's figures, too")
@@ -166,7 +167,9 @@ func contenders(at place) []rig.Candidate {
 	} {
 		s := servers.Server(c.role, servers.Options{Loops: at.loops})
 		s.CPUs, s.GOMAXPROCS = at.Server, at.loops+c.spare
-		all = append(all, rig.Candidate{Name: c.name, Server: s, Load: load.Options{Threads: at.Threads, CPUs: at.Load, Pongs: true}})
+		all = append(all, rig.Candidate{Name: c.name, Server: s, Load: load.Options{
+			Threads: at.Threads, CPUs: at.Load, Pongs: true, Spin: *spin && len(at.Load) > 0,
+		}})
 	}
 	return all
 }

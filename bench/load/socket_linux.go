@@ -35,6 +35,7 @@ func dial(to unix.Sockaddr, family, i, sources int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	for {
 		err = unix.Connect(fd, to)
 		if err != unix.EINTR && err != unix.EALREADY {
@@ -57,7 +58,7 @@ func socket(family, i, sources, flags int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err == nil && sources > 0 && family == unix.AF_INET {
+	if sources > 0 && family == unix.AF_INET {
 		if err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err == nil {
 			err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(2 + i%min(sources, 250))}})
 		}

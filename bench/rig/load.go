@@ -16,8 +16,8 @@ const loadRole = "load"
 
 func init() { Role(loadRole, playLoad) }
 
-// loadMax is how much longer than asked for a load may take.
-const loadMax = 60 * time.Second
+// loadMax is for how long a load process may be busy. It sees by itself when a server no longer answers.
+const loadMax = time.Hour
 
 // An order is a line to the load process, a report the line that comes back.
 type order struct {
@@ -52,31 +52,31 @@ func StartLoad(threads int, cpus []int) (*Load, error) {
 
 // Open opens the connections, after those of an earlier Open have been closed.
 func (l *Load) Open(o load.Options) error {
-	_, err := l.do(order{Open: &o}, loadMax)
+	_, err := l.do(order{Open: &o})
 	return err
 }
 
 // Run is Client.Run over there.
 func (l *Load) Run(r load.Round) (load.Result, error) {
-	found, err := l.do(order{Run: &r}, r.Warm+r.For+loadMax)
+	found, err := l.do(order{Run: &r})
 	return found.Run, err
 }
 
 // Storm is load.Storm over there.
 func (l *Load) Storm(o load.StormOptions) (load.StormResult, error) {
-	found, err := l.do(order{Storm: &o}, o.For+loadMax)
+	found, err := l.do(order{Storm: &o})
 	return found.Storm, err
 }
 
 // Pings returns how many Pings have been answered since Open, also while no Run was under way.
 func (l *Load) Pings() (int, error) {
-	found, err := l.do(order{Pings: true}, loadMax)
+	found, err := l.do(order{Pings: true})
 	return found.Pings, err
 }
 
 // Close resets the connections; the process waits for another Open.
 func (l *Load) Close() error {
-	_, err := l.do(order{Close: true}, loadMax)
+	_, err := l.do(order{Close: true})
 	return err
 }
 
@@ -86,12 +86,12 @@ func (l *Load) Usage() (Usage, error) { return l.p.Usage() }
 // Stop resets the connections and ends the process.
 func (l *Load) Stop() error { return l.p.Stop() }
 
-func (l *Load) do(o order, patience time.Duration) (report, error) {
+func (l *Load) do(o order) (report, error) {
 	b, err := json.Marshal(o)
 	if err != nil {
 		return report{}, err
 	}
-	line, err := l.p.ask(string(b), patience)
+	line, err := l.p.ask(string(b), loadMax)
 	if err != nil {
 		return report{}, err
 	}

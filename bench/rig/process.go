@@ -131,13 +131,14 @@ func (p *Process) ask(line string, patience time.Duration) (string, error) {
 	return answer, nil
 }
 
-// Mallocs returns how many objects a role has allocated on its heap so far.
-func (p *Process) Mallocs() (uint64, error) {
+// Mallocs returns how many objects a role has allocated on its heap so far, and their bytes.
+func (p *Process) Mallocs() (objects, bytes uint64, err error) {
 	s, err := p.Ask("mallocs")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return strconv.ParseUint(s, 10, 64)
+	_, err = fmt.Sscan(s, &objects, &bytes)
+	return objects, bytes, err
 }
 
 // RSS returns the bytes of memory that are resident. A role is told to collect its garbage first, and to

@@ -65,7 +65,7 @@ func Serving(addr string, answers map[string]func(arg string) string) {
 		case "mallocs":
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
-			say(strconv.FormatUint(m.Mallocs, 10))
+			say(fmt.Sprint(m.Mallocs, " ", m.TotalAlloc))
 		case "goroutines":
 			say(strconv.Itoa(runtime.NumGoroutine()))
 		default:
