@@ -51,7 +51,7 @@ func run(w io.Writer, args []string) error {
 
 // compare measures all contenders and prints the table.
 func compare(w io.Writer, n, rounds int) error {
-	fmt.Fprintf(w, "%s timers, %d rounds: about a minute each.\n", rig.Count(float64(n)), rounds)
+	fmt.Fprintf(w, "%s timers, rounds: %d. A round of a million takes about half a minute.\n", rig.Count(float64(n)), rounds)
 	found := make([][]finding, len(contenders))
 	var failed error
 	seed := rig.Match{Rounds: rounds}.Interleave(len(contenders), func(_, i int) {
