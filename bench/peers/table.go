@@ -49,7 +49,7 @@ func (b *book) enter(at int, out *rig.Outcome) {
 			text = "1 = " + rig.Count(rig.SpreadOf(row.Rates()).Median) + "/s"
 		case base.Err == nil:
 			ratio := rig.Ratio(row.Rates(), base.Rates())
-			if text = ratio.String(); ratio.Median > 1 {
+			if text = ratio.String(); ratio.Low > 1 {
 				text = "**" + text + "**"
 			}
 		}
@@ -76,7 +76,7 @@ func (b *book) print(w io.Writer) {
 		}
 	}
 	t.Print(w)
-	fmt.Fprintf(w, "\nMessages per second as a ratio to %s in the same round: median (quartiles). In bold: faster than %[1]s.\nThe columns are connections x messages outstanding on each.\n\n", b.peers[0].name)
+	fmt.Fprintf(w, "\nMessages per second as a ratio to %s in the same round: median (quartiles). In bold: faster than %[1]s, the lower quartile too.\nThe columns are connections x messages outstanding on each.\n\n", b.peers[0].name)
 	for _, p := range b.peers {
 		if why := b.skipped[p.name]; why != "" {
 			fmt.Fprintf(w, "- %s: left out: %s\n", p.name, why)
@@ -88,7 +88,7 @@ func (b *book) print(w io.Writer) {
 		fmt.Fprintf(w, "- %s\n", f)
 	}
 	if len(b.idle) > 0 {
-		fmt.Fprintf(w, "\nThese used less than %.1f of their core, so that the load or the machine was the limit, and the ratio is nearer to 1 than it should be: %s.\n",
+		fmt.Fprintf(w, "\nThese used less than %.1f of their core, so that the load was the limit, or other programs had the machine, and the ratio says little: %s.\n",
 			full, strings.Join(b.idle, "; "))
 	}
 }
