@@ -120,7 +120,7 @@ func TestBook(t *testing.T) {
 	b.print(&out)
 	for _, want := range []string{
 		"| base | 1 = 200/s |", "| slow | 0.50 (0.50-0.50) |", "| fast | **1.50 (1.50-1.50)** |", "| broken | failed |",
-		"absent: left out: no compiler", "at 1x2: slow 0.50.", "broken could not be measured at 1x2: unexpected EOF",
+		"absent: left out: no compiler", "at 1x2: slow 0.5.", "broken could not be measured at 1x2: unexpected EOF",
 	} {
 		require.Contains(t, out.String(), want)
 	}

@@ -55,7 +55,7 @@ func (b *book) enter(at int, out *rig.Outcome) {
 		}
 		b.ratios[p.name][at] = text
 		if busy := rig.SpreadOf(row.Busy()).Median; row.Err == nil && busy < full {
-			idle = append(idle, fmt.Sprintf("%s %.2f", p.name, busy))
+			idle = append(idle, fmt.Sprintf("%s %.3g", p.name, busy))
 		}
 	}
 	if len(idle) > 0 {
