@@ -87,13 +87,13 @@ func checkEcho(t *testing.T, c net.Conn, frames int) {
 func TestPings(t *testing.T) {
 	for name, asks := range map[string]bool{Pulsewheel: true, Unwatched: false} {
 		pair, err := rig.StartPair(rig.Candidate{
-			Server: Server(name, Options{Interval: 60 * time.Millisecond}),
+			Server: Server(name, Options{Interval: 300 * time.Millisecond}),
 			Load:   load.Options{Conns: 5, Message: frame(t, 1), Pongs: true},
 		})
 		require.NoError(t, err)
 		_, err = pair.Load.Run(load.Round{Messages: 5})
 		require.NoError(t, err)
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(600 * time.Millisecond)
 		n, err := pair.Load.Pings()
 		require.NoError(t, err)
 		assert.Equal(t, asks, n >= 5, "%s: %d Pings", name, n)
