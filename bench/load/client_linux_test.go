@@ -141,13 +141,21 @@ func TestPingsAreAnswered(t *testing.T) {
 	})
 	c := dialed(t, Options{Addr: addr, Message: frame(t, codec.Data, "x"), Pongs: true})
 	t.Cleanup(func() { close(ask) })
+	next := func() []byte {
+		select {
+		case b := <-pongs:
+			return b
+		case <-time.After(5 * time.Second):
+			return nil
+		}
+	}
 	for _, payload := range []string{"idle", "", string(make([]byte, codec.PingPayloadMax))} {
 		ask <- frame(t, codec.Ping, payload)
-		assert.Equal(t, frame(t, codec.Pong, payload), <-pongs)
+		assert.Equal(t, frame(t, codec.Pong, payload), next())
 	}
 	r, err := c.Run(Round{Messages: 1})
 	require.NoError(t, err)
-	assert.Equal(t, frame(t, codec.Pong, "now"), <-pongs)
+	assert.Equal(t, frame(t, codec.Pong, "now"), next())
 	assert.Equal(t, 4, c.Pings())
 	assert.Equal(t, 1, r.Messages)
 }

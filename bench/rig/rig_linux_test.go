@@ -123,6 +123,10 @@ func TestUsage(t *testing.T) {
 	require.NoError(t, err)
 	large, err := p.RSS()
 	require.NoError(t, err)
+	if raceEnabled {
+		assert.Greater(t, large-small, size*7/8)
+		return // what it keeps for itself it does not give back
+	}
 	assert.InDelta(t, size, large-small, size/8)
 	_, err = p.Ask("hold 0")
 	require.NoError(t, err)
