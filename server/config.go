@@ -33,7 +33,9 @@ type Config struct {
 	// less than 5 ms. At most a quarter of Policy.Interval.
 	Tick time.Duration
 
-	// Loops is the number of event loops. If zero, it is GOMAXPROCS.
+	// Loops is the number of event loops. If zero, it is GOMAXPROCS. With more than that the loops wait for
+	// each other, and the server says so in its log; with fewer, what is left is for the application's own
+	// goroutines, the garbage collector, and the front door.
 	Loops int
 	// ConnsMax is the most connections held at a time; one more is told ServerFull and reset. If
 	// zero, there is no limit but the process's descriptors.
@@ -49,7 +51,8 @@ type Config struct {
 	RecentMax int
 	// NewCodec returns the codec of one new connection; a codec without state may be the same value
 	// each time. If nil, it is codec.Binary with PayloadMax. Decode is called on the session's loop,
-	// AppendFrame by whoever sends, one at a time: a codec whose halves share state must guard it.
+	// AppendFrame by whoever sends, one at a time: a codec whose halves share state must guard it. Codecs
+	// that are equal (==) are taken to encode alike: Group.Broadcast encodes once for all of them.
 	NewCodec func() codec.Codec
 
 	// Logger takes the few lines that the library writes: a handler's panic, an accept that fails. If

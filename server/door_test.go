@@ -2,11 +2,14 @@ package server_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -340,4 +343,17 @@ func TestAcceptFails(t *testing.T) {
 	assert.ErrorIs(t, srv.Serve(&doctored{listen(t, "127.0.0.1:0"), func() (net.Conn, error) { return nil, broken }}), broken)
 	require.NoError(t, ln.Close())
 	assert.ErrorIs(t, within(t, served, "the end of Serve"), net.ErrClosed)
+}
+
+// TestTooManyLoops: the log says so, once, and only then.
+func TestTooManyLoops(t *testing.T) {
+	for _, more := range []int{0, 1} {
+		var log bytes.Buffer
+		cfg := quick()
+		cfg.Loops = runtime.GOMAXPROCS(0) + more
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		srv := start(t, newRecorder(), cfg)
+		require.NoError(t, srv.Close())
+		assert.Equal(t, more, strings.Count(log.String(), "more event loops than GOMAXPROCS"), log.String())
+	}
 }

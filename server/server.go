@@ -12,6 +12,7 @@ import (
 	"iter"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	atomic64 "sync/atomic" // its 64-bit values are aligned on 32-bit systems
 	"time"
@@ -101,6 +102,9 @@ func (s *Server) start() error {
 	s.now.Store(uint32(s.nudged))
 	for i := range s.cfg.Loops {
 		s.loops = append(s.loops, newLoop(s, i))
+	}
+	if procs := runtime.GOMAXPROCS(0); s.cfg.Loops > procs {
+		s.log.Warn("pulsewheel: more event loops than GOMAXPROCS: they wait for each other", "loops", s.cfg.Loops, "gomaxprocs", procs)
 	}
 	e, err := startEngine(s)
 	if err != nil {
