@@ -66,6 +66,30 @@ func TestUnknownIDs(t *testing.T) {
 	assert.Equal(t, Tick(10), w.When(5))
 }
 
+// Ids that are far apart take the memory of their own pages only, and are as good as dense ones.
+func TestSparseIDs(t *testing.T) {
+	w := NewWheel(1)
+	ids := []uint32{1 << 20, 3 * pageLen, 2*pageLen - 1, pageLen, 0, 2 * pageLen, 5 * pageLen}
+	for i, id := range ids {
+		w.Touch(id, Tick(i+1))
+		w.Schedule(id, Tick(i+10))
+	}
+	assert.Equal(t, uint32(4*pageLen), w.dense)
+	for i, id := range ids {
+		assert.Equal(t, Tick(i+1), w.Last(id))
+		assert.Equal(t, Tick(i+10), w.When(id))
+		w.Touch(id, Tick(i+2))
+		assert.Equal(t, Tick(i+2), w.Last(id))
+	}
+	made := 0
+	for _, pg := range w.pages {
+		made += len(pg)
+	}
+	assert.Equal(t, 6*pageLen, made)
+	assert.ElementsMatch(t, ids, sweep(t, w, 20))
+	checkWheel(t, w)
+}
+
 func TestScheduleIsLookedAtThen(t *testing.T) {
 	for _, start := range []Tick{1, 5000, math.MaxUint32 - 70} {
 		w := NewWheel(start)
@@ -346,10 +370,10 @@ func checkWheel(t *testing.T, w *Wheel) {
 	here, elsewhere := map[uint32]uint32{}, map[uint32]uint32{} // entries where an id is filed, and others
 	pending, chunks := 0, uint32(0)
 	walk := func(slot uint32, c chain) {
-		for ; c != 0; c = w.ids.chunk(c).next {
+		for ; c != 0; c = chain(*w.ids.next(c)) {
 			chunks++
 			pending += int(c.len())
-			for _, id := range w.ids.chunk(c).ids[:c.len()] {
+			for _, id := range w.ids.first(c) {
 				if here[id] == 0 && w.record(id).plan.isFiledAt(slot) {
 					here[id]++
 				} else {
@@ -368,7 +392,7 @@ func checkWheel(t *testing.T, w *Wheel) {
 	require.Zero(t, w.heads[w.slot(0)], "the slot of now is detached")
 	walk(w.slot(0), w.rest)
 	require.Equal(t, w.pending, pending)
-	for c := w.ids.free; c != 0; c = w.ids.chunk(c).next {
+	for c := w.ids.free; c != 0; c = chain(*w.ids.next(c)) {
 		chunks++
 	}
 	require.Equal(t, w.ids.made, chunks, "every chunk is in use or free")
