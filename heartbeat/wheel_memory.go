@@ -59,8 +59,8 @@ func (c chain) len() uint32 { return uint32(c) & chunkLen }
 // is read in sequence; and a chain, as a number, is where its last id is. Chunk 0 is given to none.
 type pool struct {
 	blocks [][]uint32
-	free   chain  // of chunks without ids
-	made   uint32 // numbers given out so far
+	free   []chain // chunks without ids
+	made   uint32  // numbers given out so far
 }
 
 const (
@@ -80,11 +80,10 @@ func (p *pool) first(c chain) []uint32 {
 // next returns where the chain after c's first chunk is.
 func (p *pool) next(c chain) *uint32 { return p.at(c &^ chunkLen) }
 
-// extend puts an empty chunk before c.
-func (p *pool) extend(c chain) chain {
-	first := p.free
-	if first != 0 {
-		p.free = chain(*p.next(first))
+// extend puts an empty chunk before c. It does not read it: a chunk that was free is seldom in the cache.
+func (p *pool) extend(c chain) (first chain) {
+	if n := len(p.free); n > 0 {
+		first, p.free = p.free[n-1], p.free[:n-1]
 	} else {
 		p.made++
 		first = chain(p.made << lenBits)
@@ -98,8 +97,6 @@ func (p *pool) extend(c chain) chain {
 
 // release frees the first chunk of c, which is empty, and returns the rest.
 func (p *pool) release(c chain) chain {
-	next := p.next(c)
-	rest := chain(*next)
-	*next, p.free = uint32(p.free), c
-	return rest
+	p.free = append(p.free, c)
+	return chain(*p.next(c))
 }
