@@ -112,6 +112,36 @@ func TestScheduleIsLookedAtThen(t *testing.T) {
 	}
 }
 
+// What Schedule does without calls is what it does with them, whatever the slots hold already.
+func TestScheduleHasOneMeaning(t *testing.T) {
+	for _, start := range []Tick{1, 5000, math.MaxUint32 - 4094, math.MaxUint32 - 70} {
+		for _, lag := range []Tick{0, 1, 300} {
+			quick, general := NewWheel(start), NewWheel(start)
+			for _, w := range []*Wheel{quick, general} {
+				for i := range uint32(Horizon + 10) { // every slot there is has room
+					w.Schedule(i, start.Add(i))
+				}
+				w.Advance(tickAt(start+lag), 0, nil)
+			}
+			id := uint32(Horizon + 10)
+			try := func(at Tick) {
+				id++
+				quick.Schedule(id, at)
+				general.schedule(id, at)
+				if quick.When(id) != general.When(id) {
+					t.Fatalf("start %d, lag %d: When of %d is %d, want %d", start, lag, at, quick.When(id), general.When(id))
+				}
+			}
+			try(0)
+			for d := range Tick(3 * slots) {
+				try(start + d)
+				try(start - d)
+			}
+			checkWheel(t, quick)
+		}
+	}
+}
+
 func TestEarlierCountsLaterDoesNot(t *testing.T) {
 	w := NewWheel(1)
 	w.Schedule(7, 100)
