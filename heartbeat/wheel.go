@@ -59,6 +59,7 @@ const (
 	wantShift   = slotBits
 	forgotShift = 2 * slotBits
 	forgotOne   = 1 << forgotShift
+	forgotMask  = 15 << forgotShift
 	isFiled     = 1 << 30
 	isWanted    = 1 << 31
 )
@@ -72,28 +73,14 @@ func (p plan) want(slot uint32) plan {
 func (p plan) file(slot uint32) plan   { return p&^slotMask | plan(slot) | isFiled }
 func (p plan) isFiledAt(s uint32) bool { return p&(isFiled|slotMask) == isFiled|plan(s) }
 
-// A record is all that is kept for an id.
-type record struct {
-	plan plan
-	last Tick
-}
-
-// A page is 32 KiB of records. Pages are never moved, and hold no pointers for the garbage
-// collector to follow.
-type page [pageLen]record
-
-const (
-	pageBits = 12
-	pageLen  = 1 << pageBits
-)
-
 // A Wheel is a timing wheel for ids: small numbers, given out from 0 up so that they are dense.
 // After a burst it keeps its memory for the next one.
 //
 // A Wheel belongs to one goroutine: no method may be called while another runs, except from the
 // look function that Advance calls, which may call every method but Advance.
 type Wheel struct {
-	pages []*page
+	pages [][]record // nil where no id was ever used
+	dense uint32     // below it, none is
 	ids   pool
 
 	now     Tick  // swept so far; the slot of now is empty, or being swept
@@ -121,12 +108,29 @@ func NewWheel(now Tick) *Wheel {
 // Horizon, id is looked at at the Horizon, and its owner may then say again how much remains. If at
 // is 0, Schedule does nothing.
 func (w *Wheel) Schedule(id uint32, at Tick) {
+	// For most ids nothing is planned, the sweep is not behind, and the slot has a chunk with room. Then
+	// this is all there is to do.
+	if r := w.record(id); r != nil && r.plan == 0 && at != 0 && w.now == w.target && uint32(at-w.now)-1 < Horizon {
+		s := uint32(at-w.base) & slotMask // slot(ahead(at))
+		if c := w.heads[s] + 1; c.len() > 1 {
+			*w.ids.at(c) = id
+			w.heads[s] = c
+			w.pending++
+			r.plan = plan(s<<wantShift|s) | isWanted | isFiled
+			return
+		}
+	}
+	w.schedule(id, at)
+}
+
+// schedule is Schedule for all cases.
+func (w *Wheel) schedule(id uint32, at Tick) {
 	if at == 0 {
 		return
 	}
 	r := w.record(id)
 	if r == nil {
-		r = w.grow(id)
+		r = w.grown(id)
 	}
 	d := w.ahead(at)
 	p := r.plan
@@ -155,12 +159,17 @@ func (w *Wheel) Cancel(id uint32) {
 // Touch notes that id was heard of at tick now. That is all it does: a look that is pending
 // stays where it is, and is given this tick.
 func (w *Wheel) Touch(id uint32, now Tick) {
-	r := w.record(id)
-	if r == nil {
-		r = w.grow(id)
+	if id < w.dense {
+		w.pages[id>>pageBits][id%pageLen].last = now
+	} else {
+		w.touchNew(id, now)
 	}
-	r.last = now
 }
+
+// touchNew is Touch for ids past those that are dense. With it Touch is just cheap enough to be inlined.
+//
+//go:noinline
+func (w *Wheel) touchNew(id uint32, now Tick) { w.grown(id).last = now }
 
 // Last returns the tick of the last Touch, 0 if id was never touched. Canceling and looking do not
 // change it: who gives an id out again touches it first.
@@ -226,8 +235,8 @@ func (w *Wheel) Advance(now Tick, budget int, look func(id uint32, last Tick) Ti
 		if credit <= 0 {
 			return looked, false
 		}
+		id := *w.ids.at(w.rest)
 		w.rest--
-		id := w.ids.chunk(w.rest).ids[w.rest.len()]
 		w.pending--
 		last, due := w.take(id)
 		if !due {
@@ -282,7 +291,7 @@ func (w *Wheel) detach() bool {
 func (w *Wheel) begin(c chain) {
 	w.rest = c
 	var p plan
-	for _, id := range w.ids.chunk(c).ids[:c.len()] {
+	for _, id := range w.ids.first(c) {
 		p ^= w.record(id).plan
 	}
 	w.fetched = p
@@ -296,16 +305,14 @@ func (w *Wheel) take(id uint32) (last Tick, due bool) {
 		r.plan -= forgotOne
 		return 0, false
 	}
-	p &^= isFiled
+	r.plan = p & forgotMask
 	if p&isWanted == 0 {
-		r.plan = p
 		return 0, false
 	}
 	if d := w.distance(p.wanted()); d > w.lag() {
 		r.plan = w.file(id, p, d)
 		return 0, false
 	}
-	r.plan = p &^ isWanted
 	return r.last, true
 }
 
@@ -313,13 +320,14 @@ func (w *Wheel) take(id uint32) (last Tick, due bool) {
 func (w *Wheel) file(id uint32, p plan, d uint32) plan {
 	s := w.slot(min(d, w.lag()+max(uint32(Horizon)>>p.forgotten(), 1)))
 	c := w.heads[s]
-	if c.len() == chunkLen || c == 0 {
+	if c == 0 || c.len() == chunkLen {
 		w.isSet[s/64] |= 1 << (s % 64)
 		w.summary[s/64/64] |= 1 << (s / 64 % 64)
 		c = w.ids.extend(c)
 	}
-	w.ids.chunk(c).ids[c.len()] = id
-	w.heads[s] = c + 1
+	c++
+	*w.ids.at(c) = id
+	w.heads[s] = c
 	w.pending++
 	return p.file(s)
 }
@@ -361,81 +369,3 @@ func (w *Wheel) following() uint32 {
 
 // tickAt leaves 0 out: its slot is one like any other, and is swept with that of 1.
 func tickAt(t Tick) Tick { return max(t, 1) }
-
-// record returns the record of id, nil if id is on a page that was never used.
-func (w *Wheel) record(id uint32) *record {
-	if i := id >> pageBits; int(i) < len(w.pages) && w.pages[i] != nil {
-		return &w.pages[i][id%pageLen]
-	}
-	return nil
-}
-
-// grow makes the page for id, and returns its record.
-func (w *Wheel) grow(id uint32) *record {
-	i := int(id >> pageBits)
-	if i >= len(w.pages) {
-		w.pages = append(w.pages, make([]*page, i+1-len(w.pages))...)
-	}
-	w.pages[i] = new(page)
-	return &w.pages[i][id%pageLen]
-}
-
-// A chunk is 256 bytes: some ids, and the chain that they are put before. So a slot takes little more
-// than 4 bytes for each id, and is read in sequence.
-type chunk struct {
-	next chain
-	ids  [chunkLen]uint32
-}
-
-// A chain says where ids are, 0 for none: the number of its first chunk, shifted, and how many ids that
-// one holds. So who adds an id need not read the chunk first, which is seldom in the cache.
-type chain uint32
-
-const (
-	lenBits  = 6
-	chunkLen = 1<<lenBits - 1
-)
-
-func (c chain) len() uint32 { return uint32(c) & chunkLen }
-
-// A pool holds chunks, none of which has a pointer, in blocks of 32 KiB. Number 0 is given to none.
-type pool struct {
-	blocks []*[blockLen]chunk
-	free   chain  // of chunks without ids
-	made   uint32 // numbers given out so far
-}
-
-const (
-	blockBits = 7
-	blockLen  = 1 << blockBits
-)
-
-// chunk returns the first chunk of c.
-func (p *pool) chunk(c chain) *chunk {
-	i := c >> lenBits
-	return &p.blocks[i>>blockBits][i%blockLen]
-}
-
-// extend puts an empty chunk before c.
-func (p *pool) extend(c chain) chain {
-	first := p.free
-	if first != 0 {
-		p.free = p.chunk(first).next
-	} else {
-		p.made++
-		if int(p.made>>blockBits) >= len(p.blocks) {
-			p.blocks = append(p.blocks, new([blockLen]chunk))
-		}
-		first = chain(p.made << lenBits)
-	}
-	p.chunk(first).next = c
-	return first
-}
-
-// release frees the first chunk of c, which is empty, and returns the rest.
-func (p *pool) release(c chain) chain {
-	first := p.chunk(c)
-	rest := first.next
-	first.next, p.free = p.free, c
-	return rest
-}

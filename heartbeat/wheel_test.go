@@ -66,6 +66,30 @@ func TestUnknownIDs(t *testing.T) {
 	assert.Equal(t, Tick(10), w.When(5))
 }
 
+// Ids that are far apart take the memory of their own pages only, and are as good as dense ones.
+func TestSparseIDs(t *testing.T) {
+	w := NewWheel(1)
+	ids := []uint32{1 << 20, 3 * pageLen, 2*pageLen - 1, pageLen, 0, 2 * pageLen, 5 * pageLen}
+	for i, id := range ids {
+		w.Touch(id, Tick(i+1))
+		w.Schedule(id, Tick(i+10))
+	}
+	assert.Equal(t, uint32(4*pageLen), w.dense)
+	for i, id := range ids {
+		assert.Equal(t, Tick(i+1), w.Last(id))
+		assert.Equal(t, Tick(i+10), w.When(id))
+		w.Touch(id, Tick(i+2))
+		assert.Equal(t, Tick(i+2), w.Last(id))
+	}
+	made := 0
+	for _, pg := range w.pages {
+		made += len(pg)
+	}
+	assert.Equal(t, 6*pageLen, made)
+	assert.ElementsMatch(t, ids, sweep(t, w, 20))
+	checkWheel(t, w)
+}
+
 func TestScheduleIsLookedAtThen(t *testing.T) {
 	for _, start := range []Tick{1, 5000, math.MaxUint32 - 70} {
 		w := NewWheel(start)
@@ -85,6 +109,36 @@ func TestScheduleIsLookedAtThen(t *testing.T) {
 		}
 		assert.Zero(t, w.Next())
 		assert.Zero(t, w.Pending())
+	}
+}
+
+// What Schedule does without calls is what it does with them, whatever the slots hold already.
+func TestScheduleHasOneMeaning(t *testing.T) {
+	for _, start := range []Tick{1, 5000, math.MaxUint32 - 4094, math.MaxUint32 - 70} {
+		for _, lag := range []Tick{0, 1, 300} {
+			quick, general := NewWheel(start), NewWheel(start)
+			for _, w := range []*Wheel{quick, general} {
+				for i := range uint32(Horizon + 10) { // every slot there is has room
+					w.Schedule(i, start.Add(i))
+				}
+				w.Advance(tickAt(start+lag), 0, nil)
+			}
+			id := uint32(Horizon + 10)
+			try := func(at Tick) {
+				id++
+				quick.Schedule(id, at)
+				general.schedule(id, at)
+				if quick.When(id) != general.When(id) {
+					t.Fatalf("start %d, lag %d: When of %d is %d, want %d", start, lag, at, quick.When(id), general.When(id))
+				}
+			}
+			try(0)
+			for d := range Tick(3 * slots) {
+				try(start + d)
+				try(start - d)
+			}
+			checkWheel(t, quick)
+		}
 	}
 }
 
@@ -344,12 +398,12 @@ func TestSteadyStateDoesNotAllocate(t *testing.T) {
 func checkWheel(t *testing.T, w *Wheel) {
 	t.Helper()
 	here, elsewhere := map[uint32]uint32{}, map[uint32]uint32{} // entries where an id is filed, and others
-	pending, chunks := 0, uint32(0)
+	pending, chunks := 0, 0
 	walk := func(slot uint32, c chain) {
-		for ; c != 0; c = w.ids.chunk(c).next {
+		for ; c != 0; c = chain(*w.ids.next(c)) {
 			chunks++
 			pending += int(c.len())
-			for _, id := range w.ids.chunk(c).ids[:c.len()] {
+			for _, id := range w.ids.first(c) {
 				if here[id] == 0 && w.record(id).plan.isFiledAt(slot) {
 					here[id]++
 				} else {
@@ -368,10 +422,7 @@ func checkWheel(t *testing.T, w *Wheel) {
 	require.Zero(t, w.heads[w.slot(0)], "the slot of now is detached")
 	walk(w.slot(0), w.rest)
 	require.Equal(t, w.pending, pending)
-	for c := w.ids.free; c != 0; c = w.ids.chunk(c).next {
-		chunks++
-	}
-	require.Equal(t, w.ids.made, chunks, "every chunk is in use or free")
+	require.Equal(t, int(w.ids.made), chunks+len(w.ids.free), "every chunk is in use or free")
 	for i, pg := range w.pages {
 		for j := 0; pg != nil && j < len(pg); j++ {
 			id, p := uint32(i<<pageBits|j), pg[j].plan
