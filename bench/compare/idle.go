@@ -91,6 +91,7 @@ func runIdle(at place) (err error) {
 			rig.Count(float64(s.after.Voluntary-s.before.Voluntary)/took), rig.Count(float64(s.after.Involuntary-s.before.Involuntary)/took))
 	}
 	t.Print(os.Stdout)
+	fmt.Println("\nSessions are asked half to three quarters of an Interval after they were last heard: see Pings/s. To see those of 60 s take -idle.window 2m.")
 	return nil
 }
 

@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	Role("echo", serveEcho)
 	Role("silent", func([]string) { fmt.Println("nothing for the rig") })
 	Main()
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // else each role takes a second to end under the race detector
 	os.Exit(m.Run())
 }
 
@@ -160,7 +161,7 @@ func TestWhatCannotStart(t *testing.T) {
 
 func TestCompare(t *testing.T) {
 	l := load.Options{Conns: 3, Message: []byte("hello")}
-	out := Match{Rounds: 3, Seed: 7, Round: load.Round{For: 30 * time.Millisecond}}.Compare([]Candidate{
+	out := Match{Rounds: 3, Seed: 7, Round: load.Round{Messages: 60}}.Compare([]Candidate{
 		{Name: "fast", Server: echoServer("0s", 1<<30), Load: l},
 		{Name: "slow", Server: echoServer("5ms", 1<<30), Load: l, Remark: "sleeps"},
 		{Name: "rude", Server: echoServer("0s", 20), Load: l},
@@ -172,12 +173,12 @@ func TestCompare(t *testing.T) {
 		require.NoError(t, r.Err)
 		require.Len(t, r.Rounds, 3)
 		for _, m := range r.Rounds {
-			assert.Positive(t, m.Load.Messages)
+			assert.Equal(t, 60, m.Load.Messages)
 			assert.Positive(t, m.CPU)
 			assert.GreaterOrEqual(t, m.Took, m.Load.Elapsed)
 		}
 	}
-	assert.Less(t, Ratio(out.Row("slow").Rates(), out.Row("fast").Rates()).Max, 1.0)
+	assert.Less(t, Ratio(out.Row("slow").Rates(), out.Row("fast").Rates()).Median, 1.0)
 	assert.Greater(t, SpreadOf(out.Row("slow").Quantiles(0.5)).Min, float64(5*time.Millisecond))
 	assert.Same(t, out.Row("fast"), out.Best("slow", "fast", "none", "nobody"))
 	require.ErrorContains(t, out.Row("rude").Err, "load: connection") // closed or reset
@@ -197,7 +198,7 @@ func TestStorm(t *testing.T) {
 	t.Cleanup(func() { assert.NoError(t, l.Stop()) })
 	r, err := l.Storm(load.StormOptions{Addr: p.Addr(), For: 30 * time.Millisecond, Message: []byte("hello")})
 	require.NoError(t, err)
-	assert.Positive(t, r.Conns)
+	assert.Positive(t, r.Total)
 	_, err = l.Run(load.Round{For: time.Millisecond})
 	require.ErrorContains(t, err, "Run before Open")
 }
