@@ -43,6 +43,7 @@ type conn struct {
 	phase      phase
 	tcp        bool
 	comparable bool // codec can be compared with others
+	ours       bool // it is codec.Binary, which does not panic
 	told       bool // OnClose has been called
 	reset      bool // we end it with an RST
 	bytesIn    uint64
@@ -81,6 +82,7 @@ func newConn(s *Server, remote netip.AddrPort, tcp bool) (c *conn, err error) {
 	c = &conn{srv: s, tcp: tcp, fd: -1, codec: s.cfg.NewCodec(), policy: &s.cfg.Policy}
 	c.asking = &nobodyAsked
 	c.comparable = reflect.ValueOf(c.codec).Comparable()
+	_, c.ours = c.codec.(codec.Binary)
 	c.session = &Session{c: c, addr: remote.Addr(), port: remote.Port()}
 	return c, nil
 }

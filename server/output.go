@@ -31,17 +31,34 @@ const bufferMax = 64 << 10
 
 // send queues one frame and sees to it that it is flushed. Any goroutine may call it.
 func (c *conn) send(f codec.Frame) error {
+	if !c.ours {
+		return c.sendGuarded(f)
+	}
+	c.mu.Lock() // no defer: this is called for every message, and nothing in between panics
 	first, err := c.enqueue(f)
+	c.mu.Unlock()
 	if first {
 		c.loop.markDirty([]*conn{c})
 	}
 	return err
 }
 
-// enqueue queues f up to the backlog limit. first reports that nobody had a flush due yet.
+// sendGuarded is send with a codec that may panic.
+func (c *conn) sendGuarded(f codec.Frame) error {
+	first, err := func() (bool, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.enqueue(f)
+	}()
+	if first {
+		c.loop.markDirty([]*conn{c})
+	}
+	return err
+}
+
+// enqueue queues f up to the backlog limit. first reports that nobody had a flush due yet. It is called
+// with mu held.
 func (c *conn) enqueue(f codec.Frame) (first bool, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.end != nil {
 		return false, c.endedError()
 	}
