@@ -112,3 +112,27 @@ func ExampleNew() {
 	fmt.Println(err)
 	// Output: server: Config.PayloadMax: 16777216 is not between 0 and 16777215
 }
+
+// lobby is a Handler all of whose clients hear what one of them says.
+type lobby struct {
+	server.Base
+	all server.Group
+}
+
+func (l *lobby) OnOpen(s *server.Session) error { return l.all.Join(s) }
+
+func (l *lobby) OnMessage(_ *server.Session, p []byte) error {
+	if err := l.all.Broadcast(p); err != nil {
+		log.Println(err) // somebody's backlog is full: no fault of who spoke
+	}
+	return nil
+}
+
+// A Group needs no making, and a session that ends has left it when OnClose is called.
+func ExampleGroup() {
+	srv, err := server.New(&lobby{}, server.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(srv.ListenAndServe("tcp://:7070"))
+}
