@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-var table = flag.Bool("table", false, "measure the wheel next to time.AfterFunc and print the table: some 70 seconds, 4 GB")
+var table = flag.Bool("table", false, "measure the wheel next to time.AfterFunc and print the table, in about a minute")
 
 const (
 	tableN      = 1_000_000
@@ -26,7 +26,7 @@ const (
 // it only tells, for that may be the machine's fault.
 func TestTable(t *testing.T) {
 	if !*table {
-		t.Skip("measures for more than a minute; to print the table: go test ./heartbeat -run TestTable -v -table")
+		t.Skip("measures for about a minute; to print the table: go test ./heartbeat -run TestTable -v -table")
 	}
 	fmt.Printf("%s, %s/%s, GOMAXPROCS %d, %d entries\n"+
 		"operations: medians of %d; storms of timers: of 3; what takes its time: one run\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH,
