@@ -2,6 +2,7 @@ package heartbeat
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"testing"
@@ -14,12 +15,18 @@ import (
 var benchSizes = []struct {
 	name string
 	n    uint32
-}{{"1k", 1000}, {"100k", 100_000}, {"1M", 1_000_000}}
+}{{"1k", 1000}, {"100k", 100_000}, {"1M", 1_000_000}, {"10M", 10_000_000}}
 
-// rounds runs b.N rounds for each size and reports the time per entry of what round returns: the time
+// afterFuncMax is how many timers time.AfterFunc is measured with: more take gigabytes.
+const afterFuncMax = 1_000_000
+
+// rounds runs b.N rounds for each size up to most and reports the time per entry of what round returns: the time
 // it took, for how many entries.
-func rounds(b *testing.B, start func(n uint32) (round func() (time.Duration, int))) {
+func rounds(b *testing.B, most uint32, start func(n uint32) (round func() (time.Duration, int))) {
 	for _, size := range benchSizes {
+		if size.n > most {
+			continue
+		}
 		b.Run(size.name, func(b *testing.B) {
 			round := start(size.n)
 			runtime.GC()
@@ -36,32 +43,39 @@ func rounds(b *testing.B, start func(n uint32) (round func() (time.Duration, int
 	}
 }
 
-// spread returns n entries' delays in ticks, all over the horizon.
-func spread(n uint32) []uint32 {
-	d := make([]uint32, n)
-	for i := range d {
-		d[i] = 1 + rand.Uint32N(Horizon)
+// shuffled returns the ids below n in random order.
+func shuffled(n uint32) []uint32 {
+	order := make([]uint32, n)
+	for i := range order {
+		order[i] = uint32(i)
 	}
-	return d
+	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	return order
 }
 
 func full(n uint32) *Wheel {
 	w := NewWheel(1)
-	for i, d := range spread(n) {
-		w.Touch(uint32(i), 1)
-		w.Schedule(uint32(i), Tick(1).Add(d))
+	for i := range n {
+		w.Touch(i, 1)
+		w.Schedule(i, Tick(1).Add(1+rand.Uint32N(Horizon)))
 	}
 	return w
 }
 
+// renew lets all of w expire, and puts the ticks at which they are scheduled next into at.
+func renew(w *Wheel, at []Tick) {
+	now := w.Now().Add(2 * slots)
+	w.Advance(now, noLimit, func(uint32, Tick) Tick { return 0 })
+	for i := range at {
+		at[i] = now.Add(1 + rand.Uint32N(Horizon))
+	}
+}
+
 // Traffic on sessions in random order: cold if there are many.
 func BenchmarkTouch(b *testing.B) {
-	rounds(b, func(n uint32) func() (time.Duration, int) {
+	rounds(b, math.MaxUint32, func(n uint32) func() (time.Duration, int) {
 		w, now := full(n), Tick(1)
-		order := make([]uint32, n)
-		for i, id := range rand.Perm(int(n)) {
-			order[i] = uint32(id)
-		}
+		order := shuffled(n)
 		return func() (time.Duration, int) {
 			now++
 			begin := time.Now()
@@ -75,7 +89,7 @@ func BenchmarkTouch(b *testing.B) {
 
 // Traffic on one session.
 func BenchmarkTouchHot(b *testing.B) {
-	rounds(b, func(n uint32) func() (time.Duration, int) {
+	rounds(b, math.MaxUint32, func(n uint32) func() (time.Duration, int) {
 		w, now := full(n), Tick(1)
 		return func() (time.Duration, int) {
 			now++
@@ -90,30 +104,26 @@ func BenchmarkTouchHot(b *testing.B) {
 
 // New sessions, on a wheel that was as full before.
 func BenchmarkSchedule(b *testing.B) {
-	rounds(b, func(n uint32) func() (time.Duration, int) {
-		w, delays := full(n), spread(n)
-		now := w.Now()
+	rounds(b, math.MaxUint32, func(n uint32) func() (time.Duration, int) {
+		w, at := full(n), make([]Tick, n)
 		return func() (time.Duration, int) {
-			now = now.Add(2 * slots)
-			w.Advance(now, noLimit, func(uint32, Tick) Tick { return 0 })
+			renew(w, at)
 			begin := time.Now()
-			for i, d := range delays {
-				w.Schedule(uint32(i), now.Add(d))
+			for id, t := range at {
+				w.Schedule(uint32(id), t)
 			}
-			return time.Since(begin), len(delays)
+			return time.Since(begin), len(at)
 		}
 	})
 }
 
 func BenchmarkCancel(b *testing.B) {
-	rounds(b, func(n uint32) func() (time.Duration, int) {
-		w, delays := full(n), spread(n)
-		now := w.Now()
+	rounds(b, math.MaxUint32, func(n uint32) func() (time.Duration, int) {
+		w, at := full(n), make([]Tick, n)
 		return func() (time.Duration, int) {
-			now = now.Add(2 * slots)
-			w.Advance(now, noLimit, func(uint32, Tick) Tick { return 0 })
-			for i, d := range delays {
-				w.Schedule(uint32(i), now.Add(d))
+			renew(w, at)
+			for id, t := range at {
+				w.Schedule(uint32(id), t)
 			}
 			begin := time.Now()
 			for i := range n {
@@ -127,7 +137,7 @@ func BenchmarkCancel(b *testing.B) {
 // The end of every session's patience, a tick at a time: all have been heard of since, and are
 // looked at again later.
 func BenchmarkRearm(b *testing.B) {
-	rounds(b, func(n uint32) func() (time.Duration, int) {
+	rounds(b, math.MaxUint32, func(n uint32) func() (time.Duration, int) {
 		w := full(n)
 		now := w.Now()
 		return func() (time.Duration, int) {
@@ -211,7 +221,7 @@ func afterFuncs(n uint32) []*time.Timer {
 }
 
 func BenchmarkAfterFunc(b *testing.B) {
-	rounds(b, func(n uint32) func() (time.Duration, int) {
+	rounds(b, afterFuncMax, func(n uint32) func() (time.Duration, int) {
 		return func() (time.Duration, int) {
 			begin := time.Now()
 			timers := afterFuncs(n)
@@ -225,7 +235,7 @@ func BenchmarkAfterFunc(b *testing.B) {
 }
 
 func BenchmarkAfterFuncReset(b *testing.B) {
-	rounds(b, func(n uint32) func() (time.Duration, int) {
+	rounds(b, afterFuncMax, func(n uint32) func() (time.Duration, int) {
 		timers := afterFuncs(n)
 		b.Cleanup(func() {
 			for _, t := range timers {
@@ -246,7 +256,7 @@ func BenchmarkAfterFuncReset(b *testing.B) {
 }
 
 func BenchmarkAfterFuncStop(b *testing.B) {
-	rounds(b, func(n uint32) func() (time.Duration, int) {
+	rounds(b, afterFuncMax, func(n uint32) func() (time.Duration, int) {
 		return func() (time.Duration, int) {
 			timers := afterFuncs(n)
 			begin := time.Now()
