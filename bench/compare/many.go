@@ -24,13 +24,15 @@ func sendTo() servers.Push {
 	return servers.Push{Sessions: 1000, Payload: 100, For: *counted, Senders: 8, Window: 16}
 }
 
-func planBroadcast(place) string { return fmt.Sprint(len(windows), " times ", planPush(broadcastTo(1))) }
-func planSends(place) string     { return planPush(sendTo()) }
+func planBroadcast(place) string {
+	return fmt.Sprint(len(windows), " times ", planPush(broadcastTo(1)))
+}
+func planSends(place) string { return planPush(sendTo()) }
 
 func planPush(p servers.Push) string {
-	const n = 3
-	opening := time.Duration(n*p.Sessions) * 150 * time.Microsecond
-	return fmt.Sprintf("%d sessions, 3 servers, %d rounds of %v: about %v", p.Sessions, *rounds, *counted, (took(n) + opening).Round(time.Second))
+	n := len(pushers(p))
+	opening := time.Duration(n*p.Sessions) * 500 * time.Microsecond
+	return fmt.Sprintf("%d sessions, %d servers, %d rounds of %v: about %v", p.Sessions, n, *rounds, *counted, (took(n) + opening).Round(time.Second))
 }
 
 // A pusher is a server that sends of itself.
@@ -39,6 +41,7 @@ type pusher struct {
 	pair        *rig.Pair
 	rates, cost []float64 // messages a second, nanoseconds of CPU time for each
 	busy        []float64 // cores
+	loadBusy    []float64 // cores
 	wakes       []float64 // for each message
 }
 
@@ -57,15 +60,24 @@ func (c *pusher) measure(p servers.Push) error {
 	if err != nil {
 		return err
 	}
+	loadBefore, err := c.pair.Load.Usage()
+	if err != nil {
+		return err
+	}
 	found, err := p.Ask(c.pair.Server)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.name, err)
 	}
 	after, err := c.pair.Server.Usage()
+	if err != nil {
+		return err
+	}
+	loadAfter, err := c.pair.Load.Usage()
 	cpu, n := after.CPU-before.CPU, float64(max(found.Messages, 1))
 	c.rates = append(c.rates, found.Rate())
 	c.cost = append(c.cost, float64(cpu)/n)
 	c.busy = append(c.busy, cpu.Seconds()/found.Elapsed.Seconds())
+	c.loadBusy = append(c.loadBusy, (loadAfter.CPU-loadBefore.CPU).Seconds()/found.Elapsed.Seconds())
 	c.wakes = append(c.wakes, float64(found.Wakes)/n)
 	return err
 }
@@ -88,6 +100,24 @@ func runSends(at place) error {
 	return err
 }
 
+type pusherKind struct {
+	name, role string
+	spare      int
+}
+
+// pushers are the servers: raw epoll only where the system calls are all there is.
+func pushers(p servers.Push) []pusherKind {
+	all := []pusherKind{
+		{gnet, servers.GnetMany, 0},
+		{gnetMore, servers.GnetMany, 1},
+		{servers.Pulsewheel, servers.PulsewheelMany, *spare},
+	}
+	if p.Senders == 0 {
+		all = append(all, pusherKind{servers.Epoll, servers.EpollMany, 1})
+	}
+	return all
+}
+
 // runPush prints a row for each server.
 func runPush(at place, p servers.Push) (err error) {
 	var all []*pusher
@@ -96,14 +126,7 @@ func runPush(at place, p servers.Push) (err error) {
 			err = errors.Join(err, c.pair.Stop())
 		}
 	}()
-	for _, c := range []struct {
-		name, role string
-		spare      int
-	}{
-		{gnet, servers.GnetMany, 0},
-		{gnetMore, servers.GnetMany, 1},
-		{servers.Pulsewheel, servers.PulsewheelMany, *spare},
-	} {
+	for _, c := range pushers(p) {
 		one, err := startPusher(at, c.name, c.role, c.spare, p)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
@@ -114,7 +137,7 @@ func runPush(at place, p servers.Push) (err error) {
 		if err := one.measure(warm); err != nil {
 			return err
 		}
-		one.rates, one.cost, one.busy, one.wakes = nil, nil, nil, nil
+		*one = pusher{name: one.name, pair: one.pair}
 	}
 	match().Interleave(len(all), func(_, i int) {
 		if err == nil {
@@ -128,7 +151,7 @@ func runPush(at place, p servers.Push) (err error) {
 	if rig.SpreadOf(all[1].rates).Median > rig.SpreadOf(base.rates).Median {
 		base = all[1]
 	}
-	t := rig.Table{Head: []string{"server", "messages/s", "ratio to " + base.name, "CPU for one", base.name + " : it, CPU", "cores of the server", "wakes for one"}}
+	t := rig.Table{Head: []string{"server", "messages/s", "ratio to " + base.name, "CPU for one", base.name + " : it, CPU", "cores: server", "load", "wakes for one"}}
 	for _, c := range all {
 		wakes := "-"
 		if c == ours {
@@ -136,7 +159,7 @@ func runPush(at place, p servers.Push) (err error) {
 		}
 		t.Add(c.name, rig.Count(rig.SpreadOf(c.rates).Median), rig.Ratio(c.rates, base.rates).String(),
 			nanoseconds(rig.SpreadOf(c.cost).Median), rig.Ratio(base.cost, c.cost).String(),
-			fmt.Sprintf("%.2f", rig.SpreadOf(c.busy).Median), wakes)
+			fmt.Sprintf("%.2f", rig.SpreadOf(c.busy).Median), fmt.Sprintf("%.2f", rig.SpreadOf(c.loadBusy).Median), wakes)
 	}
 	t.Print(os.Stdout)
 	return nil

@@ -214,3 +214,12 @@ func framed(payload []byte) []byte {
 	b[1], b[2], b[3] = byte(len(payload)>>16), byte(len(payload)>>8), byte(len(payload))
 	return append(b, payload...)
 }
+
+// reports calls f for the payload of each of some whole frames.
+func reports(b []byte, f func(payload []byte)) {
+	for len(b) > 0 {
+		size := codec.HeaderSize + int(b[1])<<16 + int(b[2])<<8 + int(b[3])
+		f(b[codec.HeaderSize:size])
+		b = b[size:]
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"github.com/panjf2000/gnet/v2"
 
 	"github.com/pulsewheel/pulsewheel/bench/rig"
-	"github.com/pulsewheel/pulsewheel/codec"
 )
 
 // bareMany is what an author writes on gnet by hand who sends to many: a list of connections, and
@@ -28,13 +27,8 @@ func (h *bareMany) OnOpen(c gnet.Conn) ([]byte, gnet.Action) {
 
 func (h *bareMany) OnTraffic(c gnet.Conn) gnet.Action {
 	buf, _ := c.Peek(-1)
-	n := whole(buf)
-	for b := buf[:n]; len(b) > 0; {
-		size := codec.HeaderSize + int(b[1])<<16 + int(b[2])<<8 + int(b[3])
-		h.told(b[codec.HeaderSize:size])
-		b = b[size:]
-	}
-	if n > 0 {
+	if n := whole(buf); n > 0 {
+		reports(buf[:n], h.told)
 		_, _ = c.Discard(n)
 	}
 	return gnet.None

@@ -21,6 +21,7 @@ const (
 	Pulsewheel = "pulsewheel" // liveness on, as always
 	Unwatched  = "unwatched"  // pulsewheel with a judge who finds everybody alive
 
+	EpollMany      = "epoll-many"      // broadcasts only; Linux only
 	GnetMany       = "gnet-many"       // echoes nothing: it sends when a Push asks it to
 	PulsewheelMany = "pulsewheel-many" // the same, liveness on
 )
@@ -37,6 +38,7 @@ func Register() {
 	rig.Role(Gnet, role(serveGnet))
 	rig.Role(Pulsewheel, role(func(o Options) { servePulsewheel(o, true) }))
 	rig.Role(Unwatched, role(func(o Options) { servePulsewheel(o, false) }))
+	rig.Role(EpollMany, role(serveEpollMany))
 	rig.Role(GnetMany, role(serveGnetMany))
 	rig.Role(PulsewheelMany, role(servePulsewheelMany))
 }
