@@ -53,7 +53,7 @@ func audience(t *testing.T, loops, n int) (*server.Server, []*server.Session) {
 // slice of time now and then may need more, so the best of some rounds
 // counts. That a loop which is busy is woken once is TestOneWakeForManySessions.
 func TestWakesUnderLoad(t *testing.T) {
-	const n, each, rounds = 200, 50, 5
+	const n, each, rounds = 1000, 4, 5
 	for _, loops := range []int{1, 2} {
 		srv, sessions := audience(t, loops, n)
 		best := 1.0
