@@ -49,7 +49,7 @@ type part struct {
 var parts []part
 
 // names are known before flags are read.
-func names() []string { return []string{"echo", "latency", "accept", "idle"} }
+func names() []string { return []string{"echo", "latency", "accept", "broadcast", "sends", "idle"} }
 
 func main() {
 	servers.Register()
@@ -58,6 +58,8 @@ func main() {
 		{"echo", planEcho, runEcho},
 		{"latency", planLatency, runLatency},
 		{"accept", planAccept, runAccept},
+		{"broadcast", planBroadcast, runBroadcast},
+		{"sends", planSends, runSends},
 		{"idle", planIdle, runIdle},
 	}
 	flag.Parse()

@@ -53,7 +53,7 @@ func (o Options) withDefaults() (Options, error) {
 	if len(o.Message) == 0 {
 		return o, errors.New("load: Options.Message is empty")
 	}
-	if o.Conns < 0 || o.Outstanding < 0 || o.Threads < 0 || o.Reply < 0 || o.Sources < 0 {
+	if o.Conns < 0 || o.Outstanding < 0 || o.Threads < 0 || o.Reply < 0 || o.Sources < 0 || o.Reports < 0 {
 		return o, errors.New("load: Options: a number is negative")
 	}
 	o.Conns = max(o.Conns, 1)
@@ -70,6 +70,9 @@ func (o Options) withDefaults() (Options, error) {
 func (c *Client) Run(r Round) (Result, error) {
 	if c.err != nil {
 		return Result{}, c.err
+	}
+	if c.threads[0].every > 0 {
+		return Result{}, errors.New("load: Run: with Options.Reports the server sends of itself")
 	}
 	if r.Messages == 0 && r.For <= 0 {
 		return Result{}, fmt.Errorf("load: Round: neither For nor Messages says how long")

@@ -27,6 +27,10 @@ type Options struct {
 	// Sources is from how many addresses, 127.0.0.2 and on, connections are opened, in turn: one address has some
 	// 28,000 ports for one server. If zero, the kernel chooses, which on the loopback is one.
 	Sources int
+	// Reports: the server sends without being asked, and Run is of no use. Each connection says hello: a Data frame
+	// of eight zeros. From then on, whenever so many more messages of len(Message) bytes have come on a thread's
+	// connections, the first of them says how many, in such a frame, as a big-endian number: a multiple of Reports. If zero, it is an error when more comes than was asked for.
+	Reports int
 }
 
 // A Round says how long a Run lasts. They travel as JSON.

@@ -34,6 +34,7 @@ type thread struct {
 	reply       int32  // bytes that come back for it
 	in          []byte // what was received last
 	wake        int    // an eventfd: a task has been given
+	unasked            // what the server sends of itself
 
 	pings atomic.Int64 // answered
 	tasks chan task
@@ -76,7 +77,8 @@ type conn struct {
 func newThread(o Options, first int, fds []int) (*thread, error) {
 	t := &thread{
 		first: first, cpu: -1, spin: o.Spin, pongs: o.Pongs, outstanding: o.Outstanding, reply: int32(o.Reply * o.Outstanding),
-		in: make([]byte, 64<<10), tasks: make(chan task, 2), found: make(chan finding, 2), gone: make(chan struct{}),
+		unasked: unasked{every: int64(o.Reports), size: int64(len(o.Message))},
+		in:      make([]byte, 64<<10), tasks: make(chan task, 2), found: make(chan finding, 2), gone: make(chan struct{}),
 	}
 	for range o.Outstanding {
 		t.burst = append(t.burst, o.Message...)
@@ -118,6 +120,7 @@ func (t *thread) run() {
 	if t.cpu >= 0 {
 		t.err = bind(t.cpu)
 	}
+	t.hello()
 	for !t.quit {
 		n := t.next()
 		t.now = time.Since(epoch)
@@ -287,6 +290,10 @@ func (t *thread) event(i int, events uint32) {
 
 // got counts bytes of replies.
 func (t *thread) got(i, n int) {
+	if t.every > 0 {
+		t.came(n)
+		return
+	}
 	c := &t.conns[i]
 	if int64(n) > int64(c.missing) {
 		t.lost(i, "%d bytes came, more than were asked for", n)

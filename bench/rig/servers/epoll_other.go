@@ -3,3 +3,5 @@
 package servers
 
 func serveEpoll(Options) { panic("servers: epoll is there on Linux only") }
+
+func serveEpollMany(Options) { panic("servers: epoll is there on Linux only") }

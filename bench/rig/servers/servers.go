@@ -1,5 +1,6 @@
 // Package servers has the servers of this repository's own measurements, as roles for package rig: raw
-// epoll, gnet as an author uses it by hand, and the library with and without liveness. All echo frames of codec.Binary.
+// epoll, gnet as an author uses it by hand, and the library with and without liveness. They echo
+// frames of codec.Binary; those of many send to all their sessions instead.
 package servers
 
 import (
@@ -19,6 +20,10 @@ const (
 	Gnet       = "gnet"       //
 	Pulsewheel = "pulsewheel" // liveness on, as always
 	Unwatched  = "unwatched"  // pulsewheel with a judge who finds everybody alive
+
+	EpollMany      = "epoll-many"      // broadcasts only; Linux only
+	GnetMany       = "gnet-many"       // echoes nothing: it sends when a Push asks it to
+	PulsewheelMany = "pulsewheel-many" // the same, liveness on
 )
 
 // Options of a server.
@@ -33,6 +38,9 @@ func Register() {
 	rig.Role(Gnet, role(serveGnet))
 	rig.Role(Pulsewheel, role(func(o Options) { servePulsewheel(o, true) }))
 	rig.Role(Unwatched, role(func(o Options) { servePulsewheel(o, false) }))
+	rig.Role(EpollMany, role(serveEpollMany))
+	rig.Role(GnetMany, role(serveGnetMany))
+	rig.Role(PulsewheelMany, role(servePulsewheelMany))
 }
 
 // Server is a server in one of the roles. GOMAXPROCS and CPUs are left to be filled in.
