@@ -1,7 +1,7 @@
 // Command plots measures how the library scales, next to bare gnet, and draws it:
 //
 //	go run ./bench/plots                    all of it, some minutes: bench/plots/*.svg
-//	go run ./bench/plots -quick -dir /tmp   a look at whether it works
+//	go run ./bench/plots -quick -dir .      a look at whether it works
 //
 // Each server is a process of its own, with one loop on a CPU of its own unless loops are what is counted, and so is
 // its load. Rounds are interleaved; a point is the median of its rounds, a bar its quartiles. Each
