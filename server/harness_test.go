@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -256,4 +257,14 @@ func role(t testing.TB, name string, args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), roleEnv+"="+name)
 	cmd.Stderr = os.Stderr
 	return cmd
+}
+
+// eventually waits for ok, and fails with what says.
+func eventually(t *testing.T, within time.Duration, ok func() bool, what string, args ...any) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			require.FailNow(t, fmt.Sprintf(what, args...), "not within %v", within)
+		}
+	}
 }

@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -152,16 +151,6 @@ func timeWaits(t *testing.T, addr net.Addr) int {
 		}
 	}
 	return n
-}
-
-// eventually waits for ok, and fails with what says.
-func eventually(t *testing.T, within time.Duration, ok func() bool, what string, args ...any) {
-	t.Helper()
-	for deadline := time.Now().Add(within); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			require.FailNow(t, fmt.Sprintf(what, args...), "not within %v", within)
-		}
-	}
 }
 
 // affordable is n, or fewer (and said so) where the process may not have that many descriptors.
