@@ -2,4 +2,4 @@
 
 package servers
 
-func serveEpoll(Options) { panic("servers: epoll is there on Linux only") }
+func serveEpoll(Options, bool) { panic("servers: epoll is there on Linux only") }
