@@ -51,7 +51,7 @@ func (b *beat) sweep(l *loop) {
 		b.swept++
 		list := &b.due[b.swept%uint32(len(b.due))]
 		all := *list
-		*list = all[:0] // nothing is put back so soon
+		*list = all[:0] // what is put back into this one, by a beat that is late, overwrites only what is done
 		ping := [codec.HeaderSize + 8]byte{0: byte(codec.Ping), 3: 8}
 		binary.BigEndian.PutUint64(ping[codec.HeaderSize:], uint64(b.elapsed))
 		for _, fd := range all {
