@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"time"
@@ -12,46 +13,73 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
-// idleSettle is how long sessions are left alone until they have ceased to beat together.
-const idleSettle = 2 * heartbeat.DefaultInterval
+const (
+	longInterval = time.Minute
+	longGroups   = 15 // in which the sessions with longInterval begin
+	idleWindows  = 6
+)
+
+var settle = flag.Duration("idle.settle", 10*time.Second, "how long the idle part lets its sessions alone before it looks")
+
+// meanWait is after how long a session is asked, on average.
+func meanWait(interval time.Duration) time.Duration { return interval * 5 / 8 }
 
 func planIdle(at place) string {
-	return fmt.Sprintf("%d sessions on each of %d servers, each after one echo; %v to settle, %v to look: about %v",
-		*sessions, len(idlers(at)), idleSettle, *window, (idleSettle + *window + 20*time.Second).Round(time.Second))
+	n := len(idlers(at))
+	long := meanWait(longInterval) + *settle + *window + time.Duration(n**sessions)*100*time.Microsecond
+	return fmt.Sprintf("%d sessions on each of %d servers, each after one echo; those with an Interval of %v begin within %v; %v to settle, %d windows of %v: about %v",
+		*sessions, n, longInterval, meanWait(longInterval), *settle, idleWindows, *window/idleWindows, long.Round(time.Second))
 }
 
 // An idler is a server with sessions that say nothing but Pongs.
 type idler struct {
-	name          string
-	server        rig.Server
-	proc          *rig.Process
-	load          *rig.Load
-	fresh         int // bytes resident before the first connection
-	before, after rig.Usage
-	pings         int // answered between them
+	name     string
+	base     *idler        // what it is compared with; nil: nothing
+	interval time.Duration // of its Pings; 0: it sends none
+	server   rig.Server
+	proc     *rig.Process
+	loads    []*rig.Load
+	fresh    int // bytes resident before the first connection
+	looks    []look
+}
+
+// A look is what a server has used until then.
+type look struct {
+	at time.Time
+	rig.Usage
+	pings int // answered
 }
 
 func idlers(at place) []*idler {
 	var all []*idler
 	for _, c := range []struct {
 		name, role string
-		o          servers.Options
+		interval   time.Duration
+		base       int // index
 	}{
-		{"epoll", servers.Epoll, servers.Options{}},
-		{"gnet", servers.Gnet, servers.Options{}},
-		{"pulsewheel, default policy", servers.Pulsewheel, servers.Options{}},
-		{"pulsewheel, Interval 60 s", servers.Pulsewheel, servers.Options{Interval: time.Minute}},
+		{"epoll", servers.Epoll, 0, -1},
+		{"gnet", servers.Gnet, 0, -1},
+		{"epoll that sends the same Pings", servers.Pings, heartbeat.DefaultInterval, 2},
+		{"pulsewheel, default policy", servers.Pulsewheel, heartbeat.DefaultInterval, 2},
+		{"epoll that sends the same Pings, Interval 60 s", servers.Pings, longInterval, 4},
+		{"pulsewheel, Interval 60 s", servers.Pulsewheel, longInterval, 4},
 	} {
-		c.o.Loops = at.loops
-		s := servers.Server(c.role, c.o)
-		s.CPUs, s.GOMAXPROCS = at.Server, at.loops+*spare
-		s.Env = []string{"GOGC=100"}
-		all = append(all, &idler{name: c.name, server: s})
+		s := &idler{name: c.name, interval: c.interval, server: servers.Server(c.role, servers.Options{Loops: at.loops, Interval: c.interval})}
+		s.server.CPUs, s.server.GOMAXPROCS = at.Server, at.loops+*spare
+		if c.role == servers.Epoll || c.role == servers.Pings {
+			s.server.GOMAXPROCS = at.loops + 1
+		}
+		s.server.Env = []string{"GOGC=100"}
+		all = append(all, s)
+		if c.base >= 0 {
+			s.base = all[c.base]
+		}
 	}
 	return all
 }
 
-// runIdle prints a row for each server.
+// runIdle prints a row for each server. All are there at once, and their windows are the same: a server whose
+// sessions wait cannot be put aside for a while without being another case.
 func runIdle(at place) (err error) {
 	all := idlers(at)
 	defer func() {
@@ -60,83 +88,158 @@ func runIdle(at place) (err error) {
 		}
 	}()
 	for _, s := range all {
-		if err := s.fill(at); err != nil {
+		if err := s.start(at); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	time.Sleep(idleSettle)
-	begun := time.Now()
-	for _, s := range all {
-		if s.before, err = s.proc.Usage(); err != nil {
-			return err
-		}
-		s.pings = -s.answered()
+	if err := fillAll(all, at); err != nil {
+		return err
 	}
-	time.Sleep(*window)
-	took := time.Since(begun).Seconds()
-	for _, s := range all {
-		if s.after, err = s.proc.Usage(); err != nil {
-			return err
+	time.Sleep(*settle)
+	for i := range idleWindows + 1 {
+		if i > 0 {
+			time.Sleep(*window / idleWindows)
 		}
-		s.pings += s.answered()
+		for _, s := range all {
+			if err := s.look(); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
 	}
-	t := rig.Table{Head: []string{"server", "bytes for a session", "Pings/s", "share of a core", "context switches/s: voluntary", "involuntary"}}
+	t := rig.Table{Head: []string{"server", "bytes for a session", "Pings/s", "share of a core", "ratio", "CPU for a Ping", "ratio",
+		"context switches/s: voluntary", "involuntary"}}
 	for _, s := range all {
 		rss, err := s.proc.RSS()
 		if err != nil {
 			return err
 		}
-		t.Add(s.name, rig.Count(float64(rss-s.fresh)/float64(*sessions)), rig.Count(float64(s.pings)/took),
-			fmt.Sprintf("%.2f %%", 100*(s.after.CPU-s.before.CPU).Seconds()/took),
-			rig.Count(float64(s.after.Voluntary-s.before.Voluntary)/took), rig.Count(float64(s.after.Involuntary-s.before.Involuntary)/took))
+		s.row(&t, rss)
 	}
 	t.Print(os.Stdout)
-	fmt.Println("\nSessions are asked half to three quarters of an Interval after they were last heard: see Pings/s. To see those of 60 s take -idle.window 2m.")
+	fmt.Printf(`
+Medians of %d windows, and of the ratios of a window to the same window of the server that sends the same Pings and does nothing
+else of liveness. All servers were there at once, and on the same CPU if they were bound to one: each was asked by the same clock.
+CPU for a Ping is all CPU time of a window by its Pings: sent, and their Pongs read. A session is asked half to three quarters of an Interval after
+it was last heard: in the long run %s Pings/s at %v, %s at %v.
+`, idleWindows, steady(heartbeat.DefaultInterval), heartbeat.DefaultInterval, steady(longInterval), longInterval)
 	return nil
 }
 
-// fill starts the server and opens its sessions; each sends one message, so that it has shown that it is there.
-func (s *idler) fill(at place) (err error) {
-	if s.proc, err = rig.Start(s.server); err != nil {
-		return err
-	}
-	if s.load, err = rig.StartLoad(1, at.Load); err != nil {
-		return err
-	}
-	// Once around with some sessions, so that what the process takes only once is not counted as theirs.
-	o := load.Options{Addr: s.proc.Addr(), Conns: min(*sessions, 100), Message: message(64), Pongs: true}
-	if err := s.open(o); err != nil {
-		return err
-	}
-	if err := s.load.Close(); err != nil {
-		return err
-	}
-	time.Sleep(100 * time.Millisecond)
-	if s.fresh, err = s.proc.RSS(); err != nil {
-		return err
-	}
-	o.Conns = *sessions
-	return s.open(o)
+func steady(interval time.Duration) string {
+	return rig.Count(float64(*sessions) / meanWait(interval).Seconds())
 }
 
-func (s *idler) open(o load.Options) error {
-	if err := s.load.Open(o); err != nil {
-		return err
+// each returns a figure of each window.
+func (s *idler) each(f func(from, to look) float64) []float64 {
+	if s == nil {
+		return nil
 	}
-	_, err := s.load.Run(load.Round{Messages: o.Conns})
+	var v []float64
+	for i := range len(s.looks) - 1 {
+		v = append(v, f(s.looks[i], s.looks[i+1]))
+	}
+	return v
+}
+
+func (s *idler) row(t *rig.Table, rss int) {
+	perSecond := func(of func(look) float64) func(from, to look) float64 {
+		return func(from, to look) float64 { return (of(to) - of(from)) / to.at.Sub(from.at).Seconds() }
+	}
+	median := func(f func(from, to look) float64) float64 { return rig.SpreadOf(s.each(f)).Median }
+	share := perSecond(func(l look) float64 { return l.CPU.Seconds() })
+	forOne := func(from, to look) float64 { return float64(to.CPU-from.CPU) / float64(max(to.pings-from.pings, 1)) }
+	one, oneRatio := "-", "-"
+	if s.interval > 0 {
+		one, oneRatio = nanoseconds(median(forOne)), rig.Ratio(s.each(forOne), s.base.each(forOne)).String()
+	}
+	t.Add(s.name, rig.Count(float64(rss-s.fresh)/float64(*sessions)),
+		rig.Count(median(perSecond(func(l look) float64 { return float64(l.pings) }))),
+		fmt.Sprintf("%.2f %%", 100*median(share)), rig.Ratio(s.each(share), s.base.each(share)).String(), one, oneRatio,
+		rig.Count(median(perSecond(func(l look) float64 { return float64(l.Voluntary) }))),
+		rig.Count(median(perSecond(func(l look) float64 { return float64(l.Involuntary) }))))
+}
+
+// look notes what has been used so far.
+func (s *idler) look() error {
+	n := 0
+	for _, l := range s.loads {
+		m, err := l.Pings()
+		if err != nil {
+			return err
+		}
+		n += m
+	}
+	u, err := s.proc.Usage()
+	s.looks = append(s.looks, look{time.Now(), u, n})
 	return err
 }
 
-// answered returns how many Pings have been answered so far.
-func (s *idler) answered() int {
-	n, _ := s.load.Pings()
-	return n
+// start starts the server.
+func (s *idler) start(at place) (err error) {
+	if s.proc, err = rig.Start(s.server); err != nil {
+		return err
+	}
+	// Once around with some sessions, so that what the process takes only once is not counted as theirs.
+	if err := s.open(at, min(*sessions, 100)); err != nil {
+		return err
+	}
+	if err := s.stopLoads(); err != nil {
+		return err
+	}
+	time.Sleep(100 * time.Millisecond)
+	s.fresh, err = s.proc.RSS()
+	return err
 }
 
-func (s *idler) stop() (err error) {
-	if s.load != nil {
-		err = s.load.Stop()
+// fillAll opens the sessions. Those with a long Interval are spread over as long as they wait to be asked: then they
+// beat as they would after hours.
+func fillAll(all []*idler, at place) error {
+	for _, s := range all {
+		if s.interval < longInterval {
+			if err := s.open(at, *sessions); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
 	}
+	begun := time.Now()
+	for i := range longGroups {
+		time.Sleep(time.Until(begun.Add(meanWait(longInterval) * time.Duration(i) / longGroups)))
+		for _, s := range all {
+			if n := *sessions*(i+1)/longGroups - *sessions*i/longGroups; s.interval >= longInterval && n > 0 {
+				if err := s.open(at, n); err != nil {
+					return fmt.Errorf("%s: %w", s.name, err)
+				}
+			}
+		}
+	}
+	time.Sleep(time.Until(begun.Add(meanWait(longInterval))))
+	return nil
+}
+
+// open opens sessions; each sends one message, so that it has shown that it is there.
+func (s *idler) open(at place, n int) error {
+	l, err := rig.StartLoad(1, at.Load)
+	if err != nil {
+		return err
+	}
+	s.loads = append(s.loads, l)
+	if err := l.Open(load.Options{Addr: s.proc.Addr(), Conns: n, Message: message(64), Pongs: true}); err != nil {
+		return err
+	}
+	_, err = l.Run(load.Round{Messages: n})
+	return err
+}
+
+func (s *idler) stopLoads() (err error) {
+	for _, l := range s.loads {
+		err = errors.Join(err, l.Stop())
+	}
+	s.loads = nil
+	return err
+}
+
+func (s *idler) stop() error {
+	err := s.stopLoads()
 	if s.proc != nil {
 		err = errors.Join(err, s.proc.Stop())
 	}

@@ -35,7 +35,7 @@ var (
 	spare    = flag.Int("spare", 0, "GOMAXPROCS of the library's processes less their loops")
 	spin     = flag.Bool("spin", false, "the load polls without sleeping while it is measured; not with -loops all")
 	sessions = flag.Int("idle.sessions", 15000, "sessions of the idle part")
-	window   = flag.Duration("idle.window", 20*time.Second, "for how long the idle part looks at CPU time")
+	window   = flag.Duration("idle.window", 30*time.Second, "for how long the idle part looks at CPU time, in windows of a sixth of it")
 	verbose  = flag.Bool("v", false, "print every server's figures, too")
 )
 

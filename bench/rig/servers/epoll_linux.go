@@ -20,6 +20,7 @@ type loop struct {
 	in     []byte
 	cut    map[int32]*cut // connections with something left over, by descriptor
 	echoed *atomic.Uint64 // messages
+	beat   *beat          // nil: it sends no Pings
 }
 
 // cut is what a connection has left over.
@@ -28,7 +29,7 @@ type cut struct {
 	out []byte // what the kernel has not taken
 }
 
-func serveEpoll(o Options) {
+func serveEpoll(o Options, pings bool) {
 	ln, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	must(err)
 	must(unix.SetsockoptInt(ln, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
@@ -42,6 +43,9 @@ func serveEpoll(o Options) {
 		ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 		must(err)
 		loops[i] = &loop{ep: ep, in: make([]byte, 64<<10), cut: map[int32]*cut{}, echoed: &echoed}
+		if pings {
+			loops[i].beat = newBeat(o.Interval)
+		}
 	}
 	must(unix.EpollCtl(loops[0].ep, unix.EPOLL_CTL_ADD, ln, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(ln)}))
 	for _, l := range loops {
@@ -58,10 +62,17 @@ func (l *loop) run(ln int, loops []*loop) {
 		r, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.ep), uintptr(unsafe.Pointer(&l.events[0])), uintptr(len(l.events)), 0, 0, 0)
 		n := int(r)
 		if errno != 0 || n == 0 {
+			wait := -1
+			if l.beat != nil {
+				wait = l.beat.look()
+			}
 			var err error
-			if n, err = unix.EpollWait(l.ep, l.events[:], -1); err != nil {
+			if n, err = unix.EpollWait(l.ep, l.events[:], wait); err != nil {
 				continue
 			}
+		}
+		if l.beat != nil {
+			l.beat.look()
 		}
 		for i := range l.events[:n] {
 			ev := &l.events[i]
@@ -80,6 +91,9 @@ func (l *loop) run(ln int, loops []*loop) {
 				must(unix.EpollCtl(to.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}))
 			}
 		}
+		if l.beat != nil {
+			l.beat.sweep(l)
+		}
 	}
 }
 
@@ -96,8 +110,14 @@ func (l *loop) ready(fd int32, events uint32) {
 	}
 	if errno != 0 || n == 0 {
 		delete(l.cut, fd)
+		if l.beat != nil {
+			l.beat.gone(fd)
+		}
 		_ = unix.Close(int(fd))
 		return
+	}
+	if l.beat != nil {
+		l.beat.heard(fd)
 	}
 	in := l.in[:n]
 	if c != nil && len(c.in) > 0 {
@@ -111,8 +131,12 @@ func (l *loop) ready(fd int32, events uint32) {
 			l.cut[fd] = c
 		}
 	}
-	if size > 0 {
-		l.send(fd, c, in[:size])
+	out := in[:size]
+	if l.beat != nil {
+		out = l.beat.data(out)
+	}
+	if len(out) > 0 {
+		l.send(fd, c, out)
 	}
 	if c = l.cut[fd]; c != nil {
 		c.in = append(c.in[:0], in[size:]...)

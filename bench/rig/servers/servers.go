@@ -17,6 +17,7 @@ import (
 // The roles.
 const (
 	Epoll      = "epoll"      // Linux only
+	Pings      = "pings"      // epoll that sends the library's Pings and does nothing else of liveness; Linux only
 	Gnet       = "gnet"       //
 	Pulsewheel = "pulsewheel" // liveness on, as always
 	Unwatched  = "unwatched"  // pulsewheel with a judge who finds everybody alive
@@ -34,7 +35,8 @@ type Options struct {
 
 // Register gives the roles to the rig. It is called before rig.Main.
 func Register() {
-	rig.Role(Epoll, role(serveEpoll))
+	rig.Role(Epoll, role(func(o Options) { serveEpoll(o, false) }))
+	rig.Role(Pings, role(func(o Options) { serveEpoll(o, true) }))
 	rig.Role(Gnet, role(serveGnet))
 	rig.Role(Pulsewheel, role(func(o Options) { servePulsewheel(o, true) }))
 	rig.Role(Unwatched, role(func(o Options) { servePulsewheel(o, false) }))

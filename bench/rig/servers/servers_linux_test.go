@@ -31,7 +31,7 @@ func frame(t *testing.T, size int) []byte {
 }
 
 func TestEcho(t *testing.T) {
-	for _, name := range []string{Epoll, Gnet, Pulsewheel, Unwatched} {
+	for _, name := range []string{Epoll, Pings, Gnet, Pulsewheel, Unwatched} {
 		for _, loops := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s/loops=%d", name, loops), func(t *testing.T) {
 				p, err := rig.Start(Server(name, Options{Loops: loops}))
@@ -86,7 +86,7 @@ func checkEcho(t *testing.T, c net.Conn, frames int) {
 
 // TestPings: liveness is on in one and off in the other.
 func TestPings(t *testing.T) {
-	for name, asks := range map[string]bool{Pulsewheel: true, Unwatched: false} {
+	for name, asks := range map[string]bool{Pings: true, Epoll: false, Pulsewheel: true, Unwatched: false} {
 		pair, err := rig.StartPair(rig.Candidate{
 			Server: Server(name, Options{Interval: 300 * time.Millisecond}),
 			Load:   load.Options{Conns: 5, Message: frame(t, 1), Pongs: true},
