@@ -66,7 +66,7 @@ type Record struct {
 	Reset     bool          // the server ended the connection with an RST
 
 	TCPState sockstat.TCPState // of the connection at the very end; 0 on other systems
-	TCP      TCPInfo           // the last sample taken while the connection lived; zero on other systems
+	TCP      TCPInfo           // the last sample taken while the connection lived, or, where none was needed, at its end (State tells); zero on other systems
 	TCPAge   time.Duration     // how old that sample was at the end
 }
 

@@ -142,7 +142,7 @@ func (s *Server) admit(nc net.Conn) error {
 		}
 		// gnet recycles the memory of the zone's name, which belongs to the net package.
 		for _, a := range []net.Addr{c.LocalAddr(), c.RemoteAddr()} {
-			if ta, ok := a.(*net.TCPAddr); ok && ta != nil {
+			if ta, ok := a.(*net.TCPAddr); ok && ta != nil && ta.Zone != "" {
 				ta.Zone = ""
 			}
 		}

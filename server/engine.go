@@ -126,20 +126,10 @@ func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	switch ctx := gc.Context().(type) {
 	case *conn:
 		ctx.onOpen(gc)
-		forget(gc.LocalAddr())
-		forget(gc.RemoteAddr())
 	case *seed:
 		ctx.loop = gc.EventLoop()
 	}
 	return nil, gnet.None
-}
-
-// forget lets go of the memory behind an address that gnet keeps with a connection and that nobody asks
-// for: the session has it in fewer bytes.
-func forget(a net.Addr) {
-	if ta, ok := a.(*net.TCPAddr); ok && ta != nil {
-		ta.IP = nil
-	}
 }
 
 // OnTraffic implements gnet.EventHandler.

@@ -42,6 +42,7 @@ func crowd(t *testing.T, n int, log io.Writer) (srv *server.Server, h *recorder,
 	cfg.Loops = 1
 	cfg.Tick = 20 * time.Millisecond
 	cfg.Policy.Interval, cfg.Policy.Timeout = time.Second, 2*time.Second
+	cfg.HandshakeTimeout = 10 * time.Second // it takes a while until all are there
 	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
 	h = newRecorder()
 	h.onMessage = func(*server.Session, []byte) error { return nil }

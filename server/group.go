@@ -12,7 +12,8 @@ import (
 // zero Group is empty and ready; it must not be copied. Any goroutine may call its methods at any
 // time, also a method of the Handler.
 //
-// A session may be in many groups. It leaves them all when it ends, before OnClose is called.
+// A session may be in many groups. It leaves them all just before OnClose is called; one that has been
+// closed, and waits for its peer, is still counted, but gets nothing more.
 type Group struct {
 	mu    sync.Mutex
 	rows  []*row // one for each loop that has had a member
@@ -87,6 +88,9 @@ func (g *Group) drop(s *Session) {
 	}
 	sessions[last] = nil
 	at.row.sessions = sessions[:last]
+	if last == 0 { // so that the group holds no loop of a server that has gone
+		g.rows = slices.DeleteFunc(g.rows, func(r *row) bool { return r == at.row })
+	}
 }
 
 // Len returns the number of members.
@@ -97,13 +101,13 @@ func (g *Group) Len() int {
 }
 
 // Broadcast queues p to every member as one Data frame, as Session.Send does; it is copied, p remains
-// the caller's. Members whose codecs are equal (==) share one encoding, and each loop is woken once
-// at most. All members get the broadcasts of a group in the same order, and in order with what the
+// the caller's. Members whose codecs are equal (==) share one encoding, if no other codec comes between
+// them, and each loop is woken once at most. All members get the broadcasts of a group in the same order, and in order with what the
 // same goroutine sends to them by Send.
 //
 // Members that have ended are passed over. If the codec refuses p, or some members' backlogs are full
 // (ErrBacklogFull), the error says how many did not get it and why the last of them did not; all
-// others did.
+// others did. A method of the Handler should not return it: it would end the session of who spoke.
 func (g *Group) Broadcast(p []byte) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -341,7 +341,11 @@ func (c *conn) convict(e heartbeat.Evidence) {
 			sent = c.pinged[1]
 		}
 		acked := c.pings > 0 && c.acknowledged() >= sent.end
-		c.endWith(silentReason(c.lastSample(), acked, c.srv.elapsed()-sent.at), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
+		ago := c.srv.elapsed() - sent.at
+		if c.pings == 0 {
+			ago = e.PingAge // nothing but what holds the Ping up has asked it
+		}
+		c.endWith(silentReason(c.lastSample(), acked, ago), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
 	}
 	c.finish()
 }

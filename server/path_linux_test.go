@@ -258,3 +258,41 @@ func TestRTTWithoutTheLoopsDelay(t *testing.T) {
 	eventually(t, 5*time.Second, func() bool { return s.RTT() > 0 }, "a round trip")
 	assert.Less(t, s.RTT(), 300*time.Millisecond)
 }
+
+// TestCableUnderAHeldUpPing: where the stream is so heavy that the Ping is held up behind it, what holds it up
+// is the question, and the path is dead, not the peer frozen.
+func TestCableUnderAHeldUpPing(t *testing.T) {
+	const n = 8
+	cfg := calm()
+	cfg.Policy = heartbeat.Policy{Interval: time.Second, Timeout: 3 * time.Second}
+	cfg.WriteTimeout = 10 * time.Second
+	h := newRecorder()
+	srv, leg := far(t, h, cfg)
+	stop := make(chan struct{})
+	var done sync.WaitGroup
+	defer func() { close(stop); done.Wait() }()
+	for range n {
+		c := dialFar(t, srv, leg)
+		go func() { _, _ = c.beat() }()
+		s := h.nextOpen(t)
+		done.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(20 * time.Millisecond):
+					if s.Send(make([]byte, 2000)) != nil {
+						return
+					}
+				}
+			}
+		})
+	}
+	time.Sleep(6 * time.Second) // longer than what is twice as long as any Ping is held up for
+	_, err := leg.Cut()
+	require.NoError(t, err)
+	for range n {
+		e := h.nextClose(t)
+		assert.Equal(t, server.PathDead, e.end.Reason, "%v; %v", e.end, e.end.Record)
+	}
+}
