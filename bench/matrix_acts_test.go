@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,28 +35,78 @@ func freeze(m *matrix, c *cast) error {
 	return unix.Kill(c.party.pid, unix.SIGSTOP)
 }
 
-// goDeaf has all clients read no more. The last byte that the server can see taken is the last by which what
-// waits for the client grew.
+// goDeaf has all clients read no more. Their kernels go on taking until their windows are full; the last byte that the server can
+// know to be taken is the last that its kernel was told of, by an acknowledgement, which a peer's kernel delays.
 func goDeaf(m *matrix, c *cast) error {
 	at := m.now()
 	for _, g := range slices.Concat(c.sessions, c.plains) {
 		g.deaf.Store(true)
 	}
 	c.acted(at)
+	sockets, err := connected()
+	if err != nil {
+		return err
+	}
 	for i, g := range c.sessions {
-		tr, last := c.trials[i], -1
+		tr, last := c.trials[i], uint64(0)
+		at := ends{local: addrPort(g.conn.RemoteAddr()), peer: g.addr()}
+		fd, ok := sockets[at]
+		if !ok {
+			return fmt.Errorf("the server has no socket of %v", at)
+		}
 		g.every(5*time.Millisecond, func() error {
-			if tr.entry.ended(0) {
-				return net.ErrClosed
+			now := m.now()
+			ti, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+			if e, ok := endsOf(fd); err != nil || !ok || e != at {
+				return net.ErrClosed // the session has ended, and another file may have its number
 			}
-			if n := g.unread(); n != last {
-				last = n
-				tr.began(m.now())
+			if ti.Bytes_acked != last {
+				last = ti.Bytes_acked
+				tr.began(now)
 			}
 			return nil
 		})
 	}
 	return nil
+}
+
+// ends are the addresses of a connection.
+type ends struct{ local, peer netip.AddrPort }
+
+// connected returns this process's connected sockets, which are the server's too.
+func connected() (map[ends]int, error) {
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	sockets := map[ends]int{}
+	for _, f := range files {
+		if fd, err := strconv.Atoi(f.Name()); err == nil {
+			if e, ok := endsOf(fd); ok {
+				sockets[e] = fd
+			}
+		}
+	}
+	return sockets, nil
+}
+
+func endsOf(fd int) (ends, bool) {
+	local, err := unix.Getsockname(fd)
+	if err != nil {
+		return ends{}, false
+	}
+	peer, err := unix.Getpeername(fd)
+	if err != nil {
+		return ends{}, false
+	}
+	return ends{inet4(local), inet4(peer)}, true
+}
+
+func inet4(sa unix.Sockaddr) netip.AddrPort {
+	if sa, ok := sa.(*unix.SockaddrInet4); ok {
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
 }
 
 // vanish has the host of all clients gone, and its router say so. The client's namespace turns into that router: it no longer takes

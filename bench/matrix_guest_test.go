@@ -43,9 +43,11 @@ func newGuest(kind method, rep int, conn *net.TCPConn) *guest {
 // addr is the address by which the server knows it.
 func (g *guest) addr() netip.AddrPort { return addrOf(g.conn) }
 
-func addrOf(c net.Conn) netip.AddrPort {
-	a := c.LocalAddr().(*net.TCPAddr).AddrPort()
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+func addrOf(c net.Conn) netip.AddrPort { return addrPort(c.LocalAddr()) }
+
+func addrPort(a net.Addr) netip.AddrPort {
+	ap := a.(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
 // join has one of ours say its first frame, and waits for the answer.

@@ -57,7 +57,7 @@ func slowCases() []slowCase {
 	frozenFull.suspect = afterSilence(policy.Interval + policy.Interval/4)
 	slow := deadline("stops reading, streamed to heavily", server.PeerSlow, policy.Timeout, // which is WriteTimeout, too
 		[methods]string{byUserTimeout: "ETIMEDOUT"})
-	slow.since, slow.acked = true, true // counted from the last byte that its kernel took
+	slow.since, slow.acked = true, true // counted from the last acknowledgement of a byte
 	return []slowCase{
 		{row: silent("cable pulled, idle", server.PathDead,
 			[methods]string{byKeepalive: "ETIMEDOUT", byHeartbeat: "silent"}), leg: legIdle, act: pull},

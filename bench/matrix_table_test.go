@@ -49,7 +49,8 @@ every %s, and silent after %s. An RST is an error on any socket, with options or
 pulsewheel has Interval %s, Timeout and WriteTimeout %s, %s for the handshake and for a frame, and ticks of %s. A silence is counted from the
 last byte, which came before the act, and told at most two ticks and a jiffy past Timeout. The limit counts from there too, and for a process that is
 killed from the first that any method sees of it; what the machine held the server up by is taken off. Who stops reading is slow when its kernel has taken
-nothing for WriteTimeout; the server learns of the last byte it took by the acknowledgement, which that kernel delays.
+nothing for WriteTimeout, which counts from the last acknowledgement of a byte (the test asks the server's kernel every 5 ms). The
+server looks less often and may take it to be as late as the round trip and its variation allow; its limit has that added.
 `, *matrixReps, round(*matrixWindow), round(userTimeout), round(quickGrain), round(slowGrain), round(beatEvery), round(beatTimeout),
 		round(c.Policy.Interval), round(c.Policy.Timeout), round(c.FrameTimeout), round(c.Tick))
 }

@@ -133,8 +133,8 @@ type row struct {
 	since   bool            // the limit, and that of the suspicion, count from trial.from instead
 	suspect time.Duration   // to OnSuspect; 0: no suspicion is asked for
 	warned  bool            // the suspicion counts from the act, and is the path's
+	acked   bool            // the limit counts from an acknowledgement, of which the server need not know when it came
 	alone   bool            // the plain methods watch too
-	acked   bool            // the limit counts from a byte that the server knows of by its acknowledgement alone
 
 	trials   []*trial
 	watching []watched
@@ -160,8 +160,8 @@ func (r *row) collect() {
 	}
 }
 
-// ackDelay is how long after a byte was taken its acknowledgement may have come, which the peer's kernel delays: as the
-// server's kernel measured it at most, round trip and variance.
+// ackDelay is how long after the last segment its acknowledgement may have come, as the server's kernel knows it. The kernel dates
+// the last acknowledgement of all, and if that was one of a probe, the server takes this for the time of the one before.
 func (r *row) ackDelay() (longest time.Duration) {
 	for _, tr := range r.trials {
 		if tr.end != nil {

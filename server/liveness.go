@@ -173,14 +173,19 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	return 0
 }
 
-// movedWhen says when, since the last look, the peer last took something. With its window closed that was
-// a round trip after the last segment was sent: probes of the window carry no data.
+// movedWhen says when, since the last look, the peer last took something; never too early. It was when the last
+// acknowledgement came, if not before: probes of a closed window are acknowledged too, but carry no data. With nothing on its
+// way it was a round trip after the last segment was sent.
 func (c *conn) movedWhen(now time.Duration) time.Duration {
 	ti := c.sample(int(c.fd))
-	if !ti.Known() || ti.SndWnd > 0 {
+	if !ti.Known() {
 		return now
 	}
-	return min(max(c.movedAt, now-ti.LastDataSent+ti.RTT+4*ti.RTTVar), now)
+	ago := ti.LastAckRecv - jiffy
+	if ti.Unacked == 0 {
+		ago = max(ago, ti.LastDataSent-jiffy-ti.RTT-4*ti.RTTVar)
+	}
+	return max(c.movedAt, now-max(ago, 0))
 }
 
 const forever = time.Duration(1<<62 - 1)
