@@ -1,0 +1,53 @@
+package server
+
+import (
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/internal/sockstat"
+)
+
+// lookProgress looks whether the peer takes what is sent to it. It is slow if it has taken nothing for
+// WriteTimeout although it is there: a path that loses it is for the silence to judge, and so is, where
+// the kernel does not tell, a peer that says nothing either.
+func (c *conn) lookProgress(now time.Duration) time.Duration {
+	if !c.watching {
+		return forever
+	}
+	waiting, taken := c.sock.OutboundBuffered(), c.acknowledged()
+	if taken == c.bytesOut {
+		c.watching, c.pathWatched = false, false
+		return forever
+	}
+	if taken > c.delivered {
+		c.delivered, c.movedAt = taken, c.movedWhen(now)
+	}
+	left := c.movedAt + c.srv.cfg.WriteTimeout - now
+	if left > 0 {
+		return min(left, c.watchEvery(waiting))
+	}
+	ti := c.sample(int(c.fd))
+	if c.kept != nil && c.kept.state == sockstat.Close {
+		return c.srv.cfg.Tick // the kernel has ended it while our loop was away: gnet is about to read how
+	}
+	if ti.Unacked > 0 && ti.SndWnd > 0 || !ti.Known() && c.session.Idle() >= c.policy.Interval {
+		return c.watchEvery(waiting)
+	}
+	c.endWith(PeerSlow, "it has taken none of %d bytes for %v", c.bytesOut-taken, (now - c.movedAt).Round(time.Millisecond))
+	c.finish()
+	return 0
+}
+
+// movedWhen says when, since the last look, the peer last took something; never too early. It was when the last
+// acknowledgement came, if not before: probes of a closed window are acknowledged too, but carry no data. With nothing on its
+// way it was a round trip after the last segment was sent.
+func (c *conn) movedWhen(now time.Duration) time.Duration {
+	ti := c.sample(int(c.fd))
+	if !ti.Known() {
+		return now
+	}
+	ago := ti.LastAckRecv - jiffy
+	if ti.Unacked == 0 {
+		ago = max(ago, ti.LastDataSent-jiffy-ti.RTT-4*ti.RTTVar)
+	}
+	return max(c.movedAt, now-max(ago, 0))
+}
