@@ -45,6 +45,8 @@ type conn struct {
 	comparable bool // codec can be compared with others
 	ours       bool // it is codec.Binary, which does not panic
 	told       bool // OnClose has been called
+	beating    bool // a Ping is being written
+	prepared   bool // it came from a listening socket with its options
 	reset      bool // we end it with an RST
 	bytesIn    uint64
 	framesIn   uint64
@@ -94,14 +96,14 @@ func (c *conn) onOpen(sock socket) {
 	defer c.crashed("open")
 	c.sock, c.fd = sock, int32(sock.Fd())
 	if c.tcp {
-		_ = sock.SetLinger(-1) // admit set it
+		_ = sock.SetLinger(-1) // it came with zero
 	}
 	c.id = l.add(c)
 	c.phase = open
 	c.opened.Store(true)
 	c.openedAt = s.elapsed()
 	c.heard(l.tick)
-	if c.tcp {
+	if c.tcp && !(c.prepared && sockstat.Applied(int(c.fd), s.kernelOptions())) {
 		c.applyOptions()
 	}
 	s.register(c.session)
@@ -125,6 +127,7 @@ func (c *conn) onTraffic() {
 	n := c.sock.InboundBuffered()
 	c.bytesIn += uint64(n - int(c.left))
 	c.left = int32(n)
+	asked := c.asking != &nobodyAsked
 	c.heard(l.tick)
 	if c.phase == open && n >= int(c.need) {
 		c.mu.Lock()
@@ -134,8 +137,11 @@ func (c *conn) onTraffic() {
 		c.flush()
 	}
 	c.finishIfEnded()
-	if c.phase > open {
+	switch {
+	case c.phase > open:
 		c.discard()
+	case asked:
+		c.rest()
 	}
 	l.endTurn()
 }
@@ -244,12 +250,14 @@ func (c *conn) dispatch(f codec.Frame) {
 // timeout is only the backstop for a loop that is itself stuck, so it is later than every verdict of
 // ours: it would also end a live peer that does not read.
 func (c *conn) applyOptions() {
-	if err := sockstat.NoDelay(int(c.fd)); err != nil {
-		c.srv.log.Debug("pulsewheel: TCP_NODELAY", "err", err)
-	}
 	if err := sockstat.Apply(int(c.fd), kernelOptions(*c.policy, c.srv.cfg.WriteTimeout, c.srv.cfg.Tick)); err != nil {
 		c.srv.log.Debug("pulsewheel: keepalive options", "err", err)
 	}
+}
+
+// kernelOptions are those of a session without a policy of its own.
+func (s *Server) kernelOptions() sockstat.Options {
+	return kernelOptions(s.cfg.Policy, s.cfg.WriteTimeout, s.cfg.Tick)
 }
 
 // userTimeouts is how many timeouts the kernel is to wait for. Its clock runs for as long as an episode of

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 	"github.com/pulsewheel/pulsewheel/internal/sockstat"
 )
@@ -56,6 +58,53 @@ func TestLoopWithNothingDueFollowsTheClock(t *testing.T) {
 		behind := make(chan int32)
 		l.post(nil, func() { behind <- heartbeat.Tick(s.now.Load()).Sub(l.wheel.Now()) })
 		assert.Less(t, <-behind, int32(s.now.Load()-1), "its wheel has been turned since the start")
+	}
+}
+
+type opened struct {
+	Base
+	sessions chan *Session
+}
+
+func (h opened) OnOpen(s *Session) error { h.sessions <- s; return nil }
+
+// A session that answers its Ping is next looked at when it is to be asked again, and not before.
+func TestOneLookForEachPing(t *testing.T) {
+	const interval = 400 * time.Millisecond
+	h := opened{sessions: make(chan *Session, 1)}
+	s, err := New(h, Config{Loops: 1, Tick: 10 * time.Millisecond, Policy: heartbeat.Policy{Interval: interval, Timeout: 3 * time.Second}})
+	require.NoError(t, err)
+	stop := serve(t, s)
+	defer stop()
+	nc, err := net.Dial("tcp", s.Addr().String())
+	require.NoError(t, err)
+	defer nc.Close()
+	var b [12]byte
+	for range 3 {
+		_, err = io.ReadFull(nc, b[:])
+		require.NoError(t, err)
+		require.Equal(t, byte(codec.Ping), b[0])
+		b[0] = byte(codec.Pong)
+		_, err = nc.Write(b[:])
+		require.NoError(t, err)
+		answered := time.Now()
+		c := (<-h.sessions).c
+		h.sessions <- c.session
+		for { // until it has been read
+			left, asked := make(chan time.Duration), make(chan bool)
+			require.NoError(t, c.session.Post(func() {
+				asked <- c.asking != &nobodyAsked
+				left <- time.Duration(c.loop.wheel.When(c.id).Sub(c.loop.tick)) * s.cfg.Tick
+			}))
+			if <-asked {
+				<-left
+				continue
+			}
+			ask := <-left + time.Since(answered)
+			assert.Greater(t, ask, interval/2-2*s.cfg.Tick)
+			assert.Less(t, ask, interval*3/4+2*s.cfg.Tick+time.Since(answered))
+			break
+		}
 	}
 }
 

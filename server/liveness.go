@@ -79,6 +79,19 @@ func (c *conn) heard(now heartbeat.Tick) {
 	}
 }
 
+// rest puts the next look off until the peer, which has just answered, is to be asked again, if nothing
+// else needs one before. A session that only beats is looked at once for each Ping.
+func (c *conn) rest() {
+	if c.phase != open || c.broken != nil || c.watching || c.frameAt != 0 || c.framesIn == 0 || c.srv.cfg.Judge != nil {
+		return
+	}
+	e := heartbeat.Evidence{Policy: *c.policy, Grain: c.srv.cfg.Tick, Seed: uint32(c.session.id)}
+	if verdict, wait := c.policy.Judge(e); verdict == heartbeat.Alive {
+		c.loop.wheel.Cancel(c.id)
+		c.loop.lookIn(c.id, wait)
+	}
+}
+
 // recovered tells the application that a suspect peer is there.
 func (c *conn) recovered() {
 	if c.phase != open {
@@ -373,7 +386,9 @@ func (c *conn) ping() {
 	now := c.srv.elapsed()
 	c.pingStamp = now
 	c.queue(codec.Frame{Type: codec.Ping, Payload: binary.BigEndian.AppendUint64(nil, uint64(now))})
+	c.beating = true
 	c.flush()
+	c.beating = false
 	if c.phase != open || c.broken != nil {
 		return
 	}

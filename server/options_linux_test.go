@@ -137,6 +137,41 @@ func TestSocketOptions(t *testing.T) {
 	}
 }
 
+// Whatever a connection has inherited from its listening socket, or has not: it was accepted before Serve began, say, or
+// the net package has set a keepalive of its own.
+func TestSocketOptionsOfAnyListener(t *testing.T) {
+	t.Parallel()
+	listen := func(f func() (net.Listener, error)) net.Listener {
+		ln, err := f()
+		require.NoError(t, err)
+		return ln
+	}
+	theirs := func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+	for name, ln := range map[string]net.Listener{
+		"Listen":               listen(func() (net.Listener, error) { return Listen("127.0.0.1:0") }),
+		"net.Listen":           listen(theirs),
+		"of a type of its own": struct{ net.Listener }{listen(theirs)},
+	} {
+		early := reach(t, ln.Addr().String(), nil)
+		h := tap{opens: make(chan *Session, 2)}
+		srv, err := New(h, Config{Policy: heartbeat.Policy{Interval: 7 * time.Second, Timeout: 22 * time.Second}})
+		require.NoError(t, err)
+		served := make(chan error, 1)
+		go func() { served <- srv.Serve(ln) }()
+		first := options(t, <-h.opens)
+		late := reach(t, ln.Addr().String(), nil)
+		second := options(t, <-h.opens)
+		for _, got := range []map[string]int{first, second} {
+			want := map[string]int{"NODELAY": 1, "KEEPALIVE": 1, "KEEPIDLE": 7, "KEEPINTVL": 7, "USER_TIMEOUT": int(srv.kernelOptions().UserTimeout / time.Millisecond)}
+			assert.Equal(t, want, got, name)
+		}
+		early.Close()
+		late.Close()
+		require.NoError(t, srv.Close())
+		<-served
+	}
+}
+
 // segments is how many segments with data the server has sent to s, those sent again left out.
 func segments(t *testing.T, s *Session) int {
 	t.Helper()

@@ -219,6 +219,10 @@ func (c *conn) watch(n uint64, data bool) {
 	if data {
 		c.noteSent()
 	}
+	if c.beating && !data && !c.watching && waiting == 0 {
+		c.delivered = c.bytesOut - n
+		return // the silence brings the next look
+	}
 	begin := data && !c.pathWatched
 	if c.watching && !begin && waiting == 0 {
 		return

@@ -89,11 +89,6 @@ func Unacknowledged(fd int) (int, error) {
 	return sendQueue(fd)
 }
 
-// NoDelay switches Nagle's algorithm off.
-func NoDelay(fd int) error {
-	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-}
-
 // Apply sets o on fd. It sets what it can and returns the first error.
 func Apply(fd int, o Options) error {
 	var first error
@@ -113,6 +108,15 @@ func Apply(fd int, o Options) error {
 		set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(o.UserTimeout/time.Millisecond))
 	}
 	return first
+}
+
+// Applied tells whether fd has the options that Apply would set, by two of them that no other option comes without.
+func Applied(fd int, o Options) bool {
+	is := func(opt, want int) bool {
+		v, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, opt)
+		return err == nil && v == want
+	}
+	return is(unix.TCP_USER_TIMEOUT, int(o.UserTimeout/time.Millisecond)) && is(unix.TCP_KEEPIDLE, wholeSeconds(o.KeepIdle))
 }
 
 // ResetOnClose makes the coming close(2) send an RST and keep no state (SO_LINGER {1, 0}).

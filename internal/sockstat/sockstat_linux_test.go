@@ -302,7 +302,6 @@ func TestApply(t *testing.T) {
 		return v
 	}
 	require.NoError(t, near.SetKeepAlive(false))
-	require.NoError(t, near.SetNoDelay(false))
 	idle := get(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
 	require.NoError(t, Apply(fd, Options{}))
 	assert.Zero(t, get(unix.SOL_SOCKET, unix.SO_KEEPALIVE), "zero leaves it as it is")
@@ -317,17 +316,18 @@ func TestApply(t *testing.T) {
 	assert.Equal(t, 1, get(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE))
 	assert.Equal(t, 9000, get(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT))
 
-	assert.Zero(t, get(unix.IPPROTO_TCP, unix.TCP_NODELAY))
-	require.NoError(t, NoDelay(fd))
-	assert.NotZero(t, get(unix.IPPROTO_TCP, unix.TCP_NODELAY))
+	o := Options{KeepIdle: 3 * time.Second, KeepInterval: 3 * time.Second, UserTimeout: 8 * time.Second}
+	assert.False(t, Applied(fd, o))
+	require.NoError(t, Apply(fd, o))
+	assert.True(t, Applied(fd, o))
+	require.NoError(t, near.SetKeepAlivePeriod(15*time.Second)) // as the net package does by default
+	assert.False(t, Applied(fd, o))
+	assert.False(t, Applied(-1, o))
 
 	// What cannot be set is an error, and the rest is set all the same.
 	assert.Equal(t, unix.EINVAL, Apply(fd, Options{KeepIdle: 40000 * time.Second, UserTimeout: 5 * time.Second}))
 	assert.Equal(t, 5000, get(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT))
 	assert.Equal(t, unix.EBADF, Apply(-1, Options{KeepIdle: 1}))
-	assert.Equal(t, unix.EBADF, NoDelay(-1))
-	other, _ := unixPair(t)
-	assert.Error(t, NoDelay(other))
 }
 
 func TestResetOnClose(t *testing.T) {

@@ -25,11 +25,11 @@ func PendingError(int) error { return nil }
 // Unacknowledged is not known here.
 func Unacknowledged(int) (int, error) { return 0, ErrUnknown }
 
-// NoDelay is left to the net package, which sets it on every TCP connection.
-func NoDelay(int) error { return nil }
-
 // Apply is not known here; the server falls back to the net package's keepalive.
 func Apply(int, Options) error { return ErrUnknown }
+
+// Applied is not known here: no.
+func Applied(int, Options) bool { return false }
 
 // ResetOnClose is not known by descriptor here.
 func ResetOnClose(int) error { return ErrUnknown }
