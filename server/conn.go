@@ -46,7 +46,7 @@ type conn struct {
 	ours       bool // it is codec.Binary, which does not panic
 	told       bool // OnClose has been called
 	beating    bool // a Ping is being written
-	prepared   bool // it came from a listening socket with its options
+	prepared   bool // it has inherited its options
 	reset      bool // we end it with an RST
 	bytesIn    uint64
 	framesIn   uint64
@@ -103,7 +103,7 @@ func (c *conn) onOpen(sock socket) {
 	c.opened.Store(true)
 	c.openedAt = s.elapsed()
 	c.heard(l.tick)
-	if c.tcp && !(c.prepared && sockstat.Applied(int(c.fd), s.kernelOptions())) {
+	if c.tcp && !c.prepared {
 		c.applyOptions()
 	}
 	s.register(c.session)

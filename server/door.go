@@ -102,7 +102,7 @@ func (s *Server) open(ln *net.Listener) error {
 // accept is the front door: it returns when the listener can give no more.
 func (s *Server) accept(ln net.Listener) error {
 	pause := time.Duration(0)
-	prepared := s.prepare(ln)
+	prepared, proven := s.prepare(ln), false
 	for {
 		nc, err := ln.Accept()
 		if err != nil {
@@ -125,37 +125,55 @@ func (s *Server) accept(ln net.Listener) error {
 			pause = 0
 			s.log.Warn("pulsewheel: accept works again", "addr", ln.Addr().String())
 		}
-		if err := s.admit(nc, prepared); err != nil {
+		if prepared && !proven {
+			proven = s.inherited(nc) // and so have all that follow: they come in the order in which they were made
+		}
+		if err := s.admit(nc, proven); err != nil {
 			return err
 		}
 	}
 }
 
-// prepare sets on the listening socket what the connections are to have, and tells whether they inherit it:
-// Linux copies a listening socket's options to the connections that it makes (sk_clone_lock), which
-// saves five system calls for each. One that was made before is seen to in conn.onOpen.
+// prepare sets on the listening socket what the connections are to have, and tells whether that worked. Linux
+// copies a listening socket's options to the connections that it makes (sk_clone_lock), which saves some
+// system calls for each.
 func (s *Server) prepare(ln net.Listener) bool {
 	tl, ok := ln.(*net.TCPListener)
 	if !ok {
 		return false
 	}
-	raw, err := tl.SyscallConn()
-	if err != nil {
-		return false
-	}
-	if ctl := raw.Control(func(fd uintptr) {
-		if err = sockstat.ResetOnClose(int(fd)); err == nil {
-			err = sockstat.Apply(int(fd), s.kernelOptions())
+	done := false
+	if err := onSocket(tl, func(fd int) {
+		err := sockstat.ResetOnClose(fd)
+		if err == nil {
+			err = sockstat.Apply(fd, s.kernelOptions())
 		}
-	}); ctl != nil || err != nil {
+		done = err == nil
+	}); err != nil {
 		s.log.Debug("pulsewheel: options of the listening socket", "addr", ln.Addr().String(), "err", err)
-		return false
 	}
-	return true
+	return done
+}
+
+// inherited tells whether nc has the options of a listening socket that was prepared. It has not if it was
+// made before that; or if the listener sets a keepalive of its own on each, as the net package's does by default.
+func (s *Server) inherited(nc net.Conn) (has bool) {
+	if tc, ok := nc.(*net.TCPConn); ok {
+		_ = onSocket(tc, func(fd int) { has = sockstat.Applied(fd, s.kernelOptions()) })
+	}
+	return has
+}
+
+func onSocket(sc syscall.Conn, f func(fd int)) error {
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) { f(int(fd)) })
 }
 
 // admit places one accepted connection on a loop, or refuses it. An error means that no connection
-// of this listener can be served. prepared: it has inherited its options, most likely.
+// of this listener can be served. prepared: it has inherited its options.
 func (s *Server) admit(nc net.Conn, prepared bool) error {
 	tcp := false
 	switch c := nc.(type) {

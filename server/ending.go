@@ -172,6 +172,9 @@ func (c *conn) salvage(sock socket, fd int) {
 	if err != nil || c.sealed.Load() {
 		return
 	}
+	if n, _ := sockstat.Waiting(fd); n == 0 {
+		return // nothing: a crowd that resets must not cost a buffer each
+	}
 	buf := append([]byte(nil), kept...)
 	for len(buf) < most {
 		buf = slices.Grow(buf, 64<<10)
