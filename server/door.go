@@ -61,7 +61,8 @@ func (s *Server) ListenAndServe(addr string) error {
 // Serve accepts connections on ln until Drain or Close, and then returns ErrServerClosed; ln is
 // closed when it returns. It may be called for several listeners at a time. ln must give
 // *net.TCPConn or *net.UnixConn: a connection wrapped in something else has no socket that an event
-// loop could watch, and is an error.
+// loop could watch, and is an error. The listening socket itself is given keepalive, TCP_USER_TIMEOUT and
+// linger options, for the connections to inherit.
 //
 // An accept that fails for want of descriptors or memory is tried again, with a growing pause; it
 // does not end the server.
