@@ -88,7 +88,7 @@ type melee struct {
 	calls  [len(meleeCalls)]struct{ all, ended atomic.Int64 }
 
 	opens, closes, posted, ran, timers, fired atomic.Int64
-	inside                                    atomic.Int64 // calls made by the Handler's methods
+	inside, closed                            atomic.Int64 // calls made by the Handler's methods; of Close that ended a session
 }
 
 var meleeCalls = [...]string{"Send", "Join", "Leave", "Broadcast", "Post", "After", "SetPolicy", "Close", "ask"}
@@ -102,6 +102,9 @@ func (m *melee) call() {
 	for at >= weights[kind] {
 		at -= weights[kind]
 		kind++
+	}
+	if meleeCalls[kind] == "Close" && m.opens.Load()-m.closed.Load() < int64(len(m.places)*9/10) {
+		kind = 0 // nine of ten are to be there, to be called something on
 	}
 	if s := m.places[rand.IntN(len(m.places))].Load(); s != nil {
 		m.note(kind, m.do(kind, s))
@@ -135,7 +138,11 @@ func (m *melee) do(kind int, s *server.Session) error {
 	case "SetPolicy":
 		return s.SetPolicy(heartbeat.Policy{Interval: time.Duration(1+rand.IntN(3)) * time.Minute})
 	case "Close":
-		return s.Close([]server.Reason{server.ServerClosed, server.SessionReplaced, server.PeerFlood, server.AppReason}[rand.IntN(4)], "enough")
+		err := s.Close([]server.Reason{server.ServerClosed, server.SessionReplaced, server.PeerFlood, server.AppReason}[rand.IntN(4)], "enough")
+		if err == nil {
+			m.closed.Inc()
+		}
+		return err
 	case "ask":
 		_, _, _, _, _ = s.Value(), s.RTT(), s.Idle(), s.Suspicion(), s.RemoteAddr()
 		_, _ = g.Len(), s.Done()
@@ -226,7 +233,7 @@ func TestRaces(t *testing.T) {
 
 	begun := time.Now()
 	var all, closing sync.WaitGroup
-	closed := make(chan struct{})
+	gone := make(chan struct{})
 	for range goroutines {
 		all.Go(func() {
 			for range n / goroutines {
@@ -240,7 +247,7 @@ func TestRaces(t *testing.T) {
 			}
 			for {
 				select {
-				case <-closed:
+				case <-gone:
 					return
 				default:
 					m.call()
@@ -251,7 +258,7 @@ func TestRaces(t *testing.T) {
 	all.Wait()
 	took, st := time.Since(begun), srv.Stats()
 	require.NoError(t, srv.Close())
-	close(closed)
+	close(gone)
 	closing.Wait()
 
 	for i := range m.places {
