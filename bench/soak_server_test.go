@@ -23,6 +23,7 @@ var soakConfig = server.Config{
 	WriteTimeout:     2 * time.Second,
 	CloseTimeout:     500 * time.Millisecond,
 	Tick:             20 * time.Millisecond,
+	BlockWarning:     250 * time.Millisecond,
 	Loops:            2,
 	ConnsMax:         1000,
 	PayloadMax:       soakPayloadMax,
