@@ -62,7 +62,7 @@ func chaosRole(args []string) {
 	c.next.Store(uint32(number) * 250)
 	var all sync.WaitGroup
 	for w := range chaosWorkers {
-		all.Go(func() { c.work(&worker{c, rand.New(rand.NewPCG(seed, number<<32|uint64(w)))}) })
+		all.Go(func() { c.work(w, &worker{c, rand.New(rand.NewPCG(seed, number<<32|uint64(w)))}) })
 	}
 	all.Go(func() { c.freeze(rand.New(rand.NewPCG(seed, number<<32|chaosWorkers))) })
 	_, _ = io.Copy(io.Discard, os.Stdin)
@@ -95,10 +95,10 @@ func (c *chaos) sleep(d time.Duration) {
 	}
 }
 
-// work does one thing after the other.
-func (c *chaos) work(w *worker) {
-	for !c.ended() {
-		act := chaosActs[w.rnd.IntN(len(chaosActs))]
+// work does one thing after the other. Each worker begins with another, so that all are done.
+func (c *chaos) work(number int, w *worker) {
+	for next := number % len(chaosActs); !c.ended(); next = w.rnd.IntN(len(chaosActs)) {
+		act := chaosActs[next]
 		c.mu.Lock()
 		c.acts[act.name]++
 		c.mu.Unlock()

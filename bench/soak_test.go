@@ -115,8 +115,8 @@ func TestSoak(t *testing.T) { // not parallel: it looks at what this process has
 	bound := heapBound(peak.conns)
 	t.Logf("heap %d KiB before, %d KiB at the worst, %d KiB after (bound: %d KiB more); descriptors %d, %d, %d",
 		before.heap>>10, peak.heap>>10, after.heap>>10, bound>>10, before.fds, peak.fds, after.fds)
-	t.Logf("honest: %d sessions, %d messages, %d echoed; latency p50 %v, p99 %v, max %v; that process was held up for %v",
-		honesty.Sessions, honesty.Sent, honesty.Echoed, honesty.P50, honesty.P99, honesty.Max, honesty.Held.Round(time.Millisecond))
+	t.Logf("honest: %d sessions, %d messages, %d echoed; latency p50 %v, p99 %v, max %v; %d suspected; that process was held up for %v at a time",
+		honesty.Sessions, honesty.Sent, honesty.Echoed, honesty.P50, honesty.P99, honesty.Max, app.doubted.Load(), honesty.Held.Round(time.Millisecond))
 
 	assert.Empty(t, app.wrong, "what must not be: seed %d", seed)
 	assert.Equal(t, end.Opened, end.Closed, "opens and closes")
@@ -128,6 +128,9 @@ func TestSoak(t *testing.T) { // not parallel: it looks at what this process has
 	assert.Zero(t, end.Conns)
 	assert.Equal(t, before.fds, after.fds, "descriptors")
 	assert.LessOrEqual(t, after.heap, before.heap+bound, "heap")
+	if honesty.Held < soakConfig.Policy.Interval/2 { // else there was a cause
+		assert.Zero(t, app.doubted.Load(), "suspicions of the honest")
+	}
 	assert.Empty(t, honesty.Wrong, "what the honest found wrong")
 	assert.Equal(t, honesty.Sent, honesty.Echoed, "messages of the honest")
 	assert.NotZero(t, honesty.Sent)
@@ -160,11 +163,11 @@ func look() (s stock) {
 }
 
 // heapBound is what a server may keep of what it had at the worst. Go's maps, and slices that are indexed by
-// descriptor or wheel id, keep their size: of the registry, of gnet's connections, of the wheel and its entries; with
+// descriptor or wheel id (of a session, or of one of two timers of it), keep their size: of the registry, of gnet's connections, of the wheel and its entries; with
 // room for growth less than 512 bytes for each connection there were at a time. Recent keeps 1,024 ended
-// sessions: 400 bytes each, with a sentence and an error behind it less than 1 KiB. The rest, 1 MiB, is for
+// sessions, 400 bytes each, of which most have a sentence as well: 512 bytes. The rest, half a MiB, is for
 // what does not grow: buffers that a loop keeps, and what the runtime keeps of goroutines and timers.
-func heapBound(conns int) uint64 { return uint64(conns)*512 + 1024<<10 + 1<<20 }
+func heapBound(conns int) uint64 { return uint64(conns)*512 + 1024*512 + 512<<10 }
 
 // soak waits, and returns what there was at the worst.
 func soak(srv *server.Server, until time.Time) (worst stock) {

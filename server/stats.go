@@ -24,7 +24,7 @@ type Stats struct {
 	GraceRounds  uint64            // times that most of a loop's sessions came due at once and were given an Interval more
 	Blocks       uint64            // times that one turn of a loop took longer than Config.BlockWarning
 	Blocked      int               // loops of which that is true now
-	BlockLongest time.Duration     // the longest of those turns, to the grain of Config.Tick and never too much
+	BlockLongest time.Duration     // the longest of those turns, to the grain of Config.Tick
 	Wakes        uint64            // times a loop was woken to do something for other goroutines, or because it was due
 }
 
