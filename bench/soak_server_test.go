@@ -25,7 +25,7 @@ var soakConfig = server.Config{
 	Tick:             20 * time.Millisecond,
 	BlockWarning:     250 * time.Millisecond,
 	Loops:            2,
-	ConnsMax:         1000,
+	ConnsMax:         600,
 	PayloadMax:       soakPayloadMax,
 	BacklogMax:       256 << 10,
 }

@@ -23,15 +23,17 @@ type secretive struct{}
 
 func (secretive) String() string { panic("boom") }
 
+var nilMap map[int]int
+
 // Whatever is thrown in a method, and however, it is the end of the session in whose name the method was
 // called, and of nothing else. See TestPanics for the methods, TestSickPlugins for codecs and judges.
 func TestPanicsOfAllKinds(t *testing.T) {
 	t.Parallel()
 	for name, throw := range map[string]func() error{
-		"nil":                       func() error { panic(nil) }, //nolint:govet // as some do
+		"nil":                       func() error { panic(nil) },
 		"an error":                  func() error { panic(errors.New("boom")) },
 		"a value that panics":       func() error { panic(secretive{}) },
-		"a nil map":                 func() error { var m map[int]int; m[1] = 1; return nil },
+		"a nil map":                 func() error { nilMap[1] = 1; return nil },
 		"an index":                  func() error { var s []int; return errors.New(string(rune(s[len(s)]))) },
 		"an error that panics":      func() error { return mined{server.ServerClosed} },
 		"one wrapped around a code": func() error { return errors.Join(server.ServerClosed, mined{}) },
