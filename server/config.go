@@ -33,6 +33,12 @@ type Config struct {
 	// less than 5 ms. At most a quarter of Policy.Interval.
 	Tick time.Duration
 
+	// BlockWarning is how long one turn of a loop may take, the Handler's methods in it included, before it is
+	// logged, with the stack of whatever holds it up, and counted in Stats. It ends no session. If zero, it is a
+	// quarter of Policy.Interval, the time that a Ping's answer has before its peer is suspect, but no less than
+	// 250 ms and no more than 1 s. At least two of Tick. Negative: nobody watches.
+	BlockWarning time.Duration
+
 	// Loops is the number of event loops. If zero, it is GOMAXPROCS. With more than that the loops wait for
 	// each other, and the server says so in its log; with fewer, what is left is for the application's own
 	// goroutines, the garbage collector, and the front door.
@@ -70,6 +76,8 @@ const (
 	tickMin                 = time.Millisecond
 	defaultBacklogMax       = 1 << 20
 	defaultRecentMax        = 1024
+	blockWarningMin         = 250 * time.Millisecond
+	blockWarningMax         = time.Second
 	durationMax             = 7 * 24 * time.Hour // TCP_USER_TIMEOUT counts milliseconds in 32 bits
 	loopsMax                = 255                // gnet numbers loops in a byte
 )
@@ -103,6 +111,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if err := checkPolicy("Config", c.Policy, c.Tick); err != nil {
 		return c, err
+	}
+	if c.BlockWarning == 0 {
+		c.BlockWarning = max(blockWarningMin, min(c.Policy.Interval/4, blockWarningMax), 2*c.Tick)
+	}
+	if c.BlockWarning > durationMax || c.BlockWarning > 0 && c.BlockWarning < 2*c.Tick {
+		return c, fmt.Errorf("server: Config.BlockWarning: %v is not between two of Tick, %v, and %v", c.BlockWarning, 2*c.Tick, durationMax)
 	}
 	if c.PayloadMax < 0 || c.PayloadMax > codec.PayloadLimit {
 		return c, fmt.Errorf("server: Config.PayloadMax: %d is not between 0 and %d", c.PayloadMax, codec.PayloadLimit)

@@ -125,9 +125,12 @@ func (e *enrolment) Value(any) any { return e.c }
 func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	switch ctx := gc.Context().(type) {
 	case *conn:
+		ctx.loop.enter()
 		ctx.onOpen(gc)
+		ctx.loop.leave()
 	case *seed:
 		ctx.loop = gc.EventLoop()
+		ctx.l.label()
 	}
 	return nil, gnet.None
 }
@@ -136,7 +139,9 @@ func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 	switch ctx := gc.Context().(type) {
 	case *conn:
+		ctx.loop.enter()
 		ctx.onTraffic()
+		ctx.loop.leave()
 	case *seed:
 		_, _ = gc.Discard(-1)
 		ctx.l.onSeed()
@@ -147,7 +152,11 @@ func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 // OnClose implements gnet.EventHandler.
 func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
 	if c, ok := gc.Context().(*conn); ok {
+		outer := c.loop.enter() // else within a turn that closes it
 		c.onClose(err)
+		if outer {
+			c.loop.leave()
+		}
 	}
 	return gnet.None
 }

@@ -43,6 +43,7 @@ type loop struct {
 	closed  bool
 
 	_       [64]byte      // what the ticker reads stays off the loop's cache lines
+	turn    atomic.Uint32 // the tick at which the turn that the loop is in began; 0: in none
 	nextDue atomic.Uint32 // the tick at which the wheel wants to be swept; 0: nothing pending
 	load    atomic.Int32  // connections placed here, open or on their way
 	_       [64]byte
@@ -104,6 +105,19 @@ func (l *loop) publish() {
 		l.nextDue.Store(next)
 	}
 }
+
+// enter notes that a turn begins; it reports false if the loop is in one, which goes on. Every call from gnet
+// is a turn, for the watchdog.
+func (l *loop) enter() bool {
+	if l.turn.Load() != 0 {
+		return false
+	}
+	l.turn.Store(l.srv.now.Load())
+	return true
+}
+
+// leave notes that the turn has ended.
+func (l *loop) leave() { l.turn.Store(0) }
 
 // beginTurn brings the loop's clock up to date with the coarse clock that the ticker publishes.
 func (l *loop) beginTurn() {
@@ -210,6 +224,7 @@ func (l *loop) onSeed() {
 // Run is one turn on behalf of other goroutines: flush the dirty, run the posts, sweep. gnet calls it
 // on the loop.
 func (l *loop) Run(context.Context) error {
+	l.enter()
 	l.mu.Lock()
 	dirty, posts := l.dirty, l.posts
 	l.dirty, l.posts, l.spare = l.spare[:0], nil, nil
@@ -244,6 +259,7 @@ func (l *loop) Run(context.Context) error {
 		l.srv.counters.wakes.Add(1)
 		l.srv.engine.again(l)
 	}
+	l.leave()
 	return nil
 }
 

@@ -36,11 +36,13 @@ type Server struct {
 	log     *slog.Logger
 	epoch   time.Time // monotonic: every instant is elapsed since here
 
-	engine *engine
-	loops  []*loop
-	halls  []*hall // by loop
-	porch  chan refused
-	swept  chan struct{} // the porch is empty and stays so
+	engine  *engine
+	watches []watch        // by loop; the ticker's
+	reports sync.WaitGroup // the watchdog's lines that are being written
+	loops   []*loop
+	halls   []*hall // by loop
+	porch   chan refused
+	swept   chan struct{} // the porch is empty and stays so
 
 	_       [64]byte
 	now     atomic.Uint32   // the coarse clock, a heartbeat.Tick; written by the ticker alone
@@ -106,6 +108,7 @@ func (s *Server) start() error {
 	if procs := runtime.GOMAXPROCS(0); s.cfg.Loops > procs {
 		s.log.Warn("pulsewheel: more event loops than GOMAXPROCS: they wait for each other", "loops", s.cfg.Loops, "gomaxprocs", procs)
 	}
+	s.watches = make([]watch, s.cfg.Loops)
 	e, err := startEngine(s)
 	if err != nil {
 		s.loops = nil
@@ -238,6 +241,8 @@ func (s *Server) end() {
 	}
 	if s.engine != nil {
 		s.engine.stop()
+		s.watchLoops(0) // the ticker has ended, and so has every turn
+		s.reports.Wait()
 	}
 }
 
@@ -260,13 +265,15 @@ func (s *Server) onTick() time.Duration {
 	now := s.elapsed()
 	tick := s.tickAt(now)
 	before := s.now.Load()
-	if missed := tick.Sub(heartbeat.Tick(before)); time.Duration(missed)*s.cfg.Tick >= 2*s.cfg.Tick+grainMin {
+	missed := tick.Sub(heartbeat.Tick(before))
+	if time.Duration(missed)*s.cfg.Tick >= 2*s.cfg.Tick+grainMin {
 		s.stalled.Store(uint64(before)<<32 | uint64(tick))
 	}
 	s.now.Store(uint32(tick))
 	if !s.ready.Load() {
 		return s.cfg.Tick
 	}
+	s.watchLoops(time.Duration(min(missed, 2)) * s.cfg.Tick)
 	nudge := tick.Sub(s.nudged) >= s.nudge
 	if nudge {
 		s.nudged = tick

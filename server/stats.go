@@ -5,6 +5,7 @@ import (
 	"maps"
 	"sync"
 	atomic64 "sync/atomic" // its 64-bit values are aligned on 32-bit systems
+	"time"
 )
 
 // Stats are a Server's counters since New, and gauges of now.
@@ -21,13 +22,16 @@ type Stats struct {
 	Recovered    uint64            // calls of OnRecover
 	Suspect      int               // live sessions that are suspect now
 	GraceRounds  uint64            // times that most of a loop's sessions came due at once and were given an Interval more
+	Blocks       uint64            // times that one turn of a loop took longer than Config.BlockWarning
+	Blocked      int               // loops of which that is true now
+	BlockLongest time.Duration     // the longest of those turns, to the grain of Config.Tick
 	Wakes        uint64            // times a loop was woken to do something for other goroutines, or because it was due
 }
 
 type counters struct {
-	refused, acceptErrors, suspected, warned, recovered, graceRounds, wakes atomic64.Uint64
+	refused, acceptErrors, suspected, warned, recovered, graceRounds, wakes, blocks atomic64.Uint64
 
-	suspect atomic64.Int64
+	suspect, blocked, blockLongest atomic64.Int64
 
 	mu      sync.Mutex // guards the rest: the three always agree
 	opened  uint64
@@ -47,6 +51,7 @@ func (s *Server) Stats() Stats {
 		Conns: int(s.held.Load()), Refused: n.refused.Load(), AcceptErrors: n.acceptErrors.Load(),
 		Suspected: n.suspected.Load(), Warned: n.warned.Load(), Recovered: n.recovered.Load(), Suspect: int(n.suspect.Load()),
 		GraceRounds: n.graceRounds.Load(), Wakes: n.wakes.Load(),
+		Blocks: n.blocks.Load(), Blocked: int(n.blocked.Load()), BlockLongest: time.Duration(n.blockLongest.Load()),
 	}
 }
 

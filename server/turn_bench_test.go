@@ -69,7 +69,9 @@ func benchmarkTurn(b *testing.B, conns, messages int) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
+		l.enter()
 		cs[i].onTraffic()
+		l.leave()
 		if i++; i == conns {
 			i = 0
 		}
