@@ -18,7 +18,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/codec"
 )
 
-func init() { roles["honest"] = honestRole }
+func init() { roles["soak-honest"] = soakHonestRole }
 
 // honestNet is the third byte of their addresses.
 const honestNet = 9
@@ -37,7 +37,7 @@ type honestReport struct {
 
 // An honest client sends numbered messages, each with the time, and takes their echoes, of which none may be
 // missing and all must be in order. It answers Pings.
-type honestClient struct {
+type honestOne struct {
 	nc           net.Conn
 	out          sync.Mutex
 	sent, echoed atomic.Uint64
@@ -46,9 +46,9 @@ type honestClient struct {
 	worst        time.Duration
 }
 
-// honestRole is a process of so many of them. It says "ready", and upon a line of input a report; before that one
+// soakHonestRole is a process of so many of them. It says "ready", and upon a line of input a report; before that one
 // every message has come back, or 20 s have passed.
-func honestRole(args []string) {
+func soakHonestRole(args []string) {
 	n, err := strconv.Atoi(args[1])
 	fatal(err)
 	held := watchLongest()
@@ -62,12 +62,12 @@ func honestRole(args []string) {
 			r.Wrong[fmt.Sprintf(format, args...)]++
 		}
 	}
-	clients := make([]*honestClient, n)
+	clients := make([]*honestOne, n)
 	for i := range clients {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, honestNet, byte(1+i%250))}, KeepAlive: -1}
 		nc, err := d.Dial("tcp", args[0])
 		fatal(err)
-		clients[i] = &honestClient{nc: nc, every: 1}
+		clients[i] = &honestOne{nc: nc, every: 1}
 		go clients[i].listen(wrong)
 		go clients[i].talk(time.Duration(i)*honestEvery/time.Duration(n), &quiet, wrong)
 	}
@@ -76,7 +76,7 @@ func honestRole(args []string) {
 	in.Scan()
 	quiet.Store(true)
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if !slices.ContainsFunc(clients, func(c *honestClient) bool {
+		if !slices.ContainsFunc(clients, func(c *honestOne) bool {
 			c.out.Lock() // nobody is about to send
 			defer c.out.Unlock()
 			return c.sent.Load() != c.echoed.Load()
@@ -124,13 +124,13 @@ func watchLongest() *atomic.Int64 {
 	return &longest
 }
 
-func (c *honestClient) write(b []byte) error {
+func (c *honestOne) write(b []byte) error {
 	_, err := c.nc.Write(b)
 	return err
 }
 
 // talk sends a message now and then.
-func (c *honestClient) talk(after time.Duration, quiet *atomic.Bool, wrong func(string, ...any)) {
+func (c *honestOne) talk(after time.Duration, quiet *atomic.Bool, wrong func(string, ...any)) {
 	time.Sleep(after)
 	tick := time.NewTicker(honestEvery)
 	defer tick.Stop()
@@ -152,7 +152,7 @@ func (c *honestClient) talk(after time.Duration, quiet *atomic.Bool, wrong func(
 }
 
 // listen takes what comes.
-func (c *honestClient) listen(wrong func(string, ...any)) {
+func (c *honestOne) listen(wrong func(string, ...any)) {
 	in := bufio.NewReader(c.nc)
 	for {
 		f, err := readFrame(in)
@@ -179,7 +179,7 @@ func (c *honestClient) listen(wrong func(string, ...any)) {
 }
 
 // take notes an echo. A latency is kept of each of the first thousands, and then of ever fewer.
-func (c *honestClient) take(p []byte, wrong func(string, ...any)) {
+func (c *honestOne) take(p []byte, wrong func(string, ...any)) {
 	const keep = 1 << 12
 	n := c.echoed.Add(1)
 	if len(p) != 16 || binary.BigEndian.Uint64(p) != n {

@@ -62,7 +62,7 @@ func TestSoak(t *testing.T) { // not parallel: it looks at what this process has
 	go func() { served <- srv.Serve(ln) }()
 	t.Cleanup(func() { _ = srv.Close() })
 	var ready string
-	honest := spawn(t, role(t, "honest", addr, strconv.Itoa(soakHonest)), &ready)
+	honest := spawn(t, role(t, "soak-honest", addr, strconv.Itoa(soakHonest)), &ready)
 	eventually(t, 10*time.Second, func() bool { return app.honest.Load() == soakHonest }, "the honest are there")
 
 	held := watchHeldUp()

@@ -206,6 +206,7 @@ func TestCloseOfOneThatDoesNotRead(t *testing.T) {
 	assert.GreaterOrEqual(t, e.at.Sub(begun), cfg.WriteTimeout)
 	assert.LessOrEqual(t, e.at.Sub(begun), cfg.WriteTimeout+5*time.Second, "its kernel takes a little more now and then, which is progress")
 	assert.Equal(t, server.ServerShutdown, e.end.Reason)
+	assert.ErrorIs(t, e.end, server.PeerSlow, "why it did not end in good order")
 	assert.True(t, e.end.Record.Reset)
 	assert.Positive(t, e.end.Record.Unsent)
 }

@@ -26,7 +26,8 @@ type Config struct {
 	// WriteTimeout is how long the peer may take none of what waits for it. If zero, it is Policy.Timeout.
 	WriteTimeout time.Duration
 	// CloseTimeout is how long the server waits for the peer's FIN once a Goodbye has left or has
-	// come. If zero, it is 3 s.
+	// come: the peer's kernel has everything by then, and until then WriteTimeout rules. It is also how long a process may take
+	// to read what its kernel holds, where a reset makes the kernel throw that away; Linux keeps it. If zero, it is 3 s.
 	CloseTimeout time.Duration
 	// Tick is the grain of the clock that drives all of these: they are told at most two ticks (and, for
 	// a silence, a tick of the kernel's clock, 1 to 10 ms) late, never early. If zero, it is 100 ms, or a tenth of Policy.Interval where that is shorter, but no
@@ -53,6 +54,12 @@ type Config struct {
 	// ends with PeerSlow, and a Send beyond it within one loop turn returns ErrBacklogFull. The
 	// kernel's own buffers come on top. If zero, it is 1 MiB.
 	BacklogMax int
+	// BacklogHigh and BacklogLow are the marks of a BacklogHandler, in bytes that wait for a peer: it is told when there are
+	// more than BacklogHigh, and then when there are no more than BacklogLow. If zero, BacklogHigh is 64 KiB, or BacklogMax
+	// if that is less, and BacklogLow half of BacklogHigh. What the kernel holds does not count.
+	BacklogHigh, BacklogLow int
+	// Rate is how much each peer may send; Session.SetRate makes exceptions. If zero, there is no limit.
+	Rate Rate
 	// RecentMax is how many ended sessions Server.Recent keeps. If zero, it is 1,024.
 	RecentMax int
 	// NewCodec returns the codec of one new connection; a codec without state may be the same value
@@ -75,6 +82,7 @@ const (
 	defaultTickMin          = 5 * time.Millisecond
 	tickMin                 = time.Millisecond
 	defaultBacklogMax       = 1 << 20
+	defaultBacklogHigh      = 64 << 10
 	defaultRecentMax        = 1024
 	blockWarningMin         = 250 * time.Millisecond
 	blockWarningMax         = time.Second
@@ -148,10 +156,34 @@ func (c Config) withDefaults() (Config, error) {
 	if least := c.PayloadMax + codec.HeaderSize; c.BacklogMax < least {
 		return c, fmt.Errorf("server: Config.BacklogMax: %d is too small for one frame of PayloadMax, %d", c.BacklogMax, least)
 	}
+	if err := c.marksWithDefaults(); err != nil {
+		return c, err
+	}
+	var err error
+	if c.Rate, err = c.Rate.withDefaults("Config.Rate", &c); err != nil {
+		return c, err
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
 	return c, nil
+}
+
+// marksWithDefaults checks the marks of a BacklogHandler and fills them in.
+func (c *Config) marksWithDefaults() error {
+	if c.BacklogHigh < 0 || c.BacklogHigh > c.BacklogMax {
+		return fmt.Errorf("server: Config.BacklogHigh: %d is not between 0 and BacklogMax, %d", c.BacklogHigh, c.BacklogMax)
+	}
+	if c.BacklogHigh == 0 {
+		c.BacklogHigh = min(defaultBacklogHigh, c.BacklogMax)
+	}
+	if c.BacklogLow < 0 || c.BacklogLow >= c.BacklogHigh {
+		return fmt.Errorf("server: Config.BacklogLow: %d is not between 0 and below BacklogHigh, %d", c.BacklogLow, c.BacklogHigh)
+	}
+	if c.BacklogLow == 0 {
+		c.BacklogLow = c.BacklogHigh / 2
+	}
+	return nil
 }
 
 // checkPolicy says whether a policy can be kept with this tick: a Ping needs room between the ticks

@@ -57,6 +57,19 @@ func TestConfigWrong(t *testing.T) {
 		{"RecentMax below 0", Config{RecentMax: -1}, []string{"Config.RecentMax", "-1"}},
 		{"RecentMax too large", Config{RecentMax: 1<<20 + 1}, []string{"Config.RecentMax", "1048577", "1048576"}},
 		{"BacklogMax too large", Config{BacklogMax: over}, []string{"Config.BacklogMax", strconv.Itoa(over)}},
+		{"BacklogHigh below 0", Config{BacklogHigh: -1}, []string{"Config.BacklogHigh", "-1"}},
+		{"BacklogHigh above BacklogMax", Config{BacklogHigh: 1<<20 + 1}, []string{"Config.BacklogHigh", "1048577", "BacklogMax", "1048576"}},
+		{"BacklogLow below 0", Config{BacklogLow: -1}, []string{"Config.BacklogLow", "-1"}},
+		{"BacklogLow at BacklogHigh", Config{BacklogLow: 9, BacklogHigh: 9}, []string{"Config.BacklogLow", "9", "BacklogHigh"}},
+		{"Messages below 0", Config{Rate: Rate{Messages: -1}}, []string{"Config.Rate.Messages", "-1"}},
+		{"Messages too large", Config{Rate: Rate{Messages: over}}, []string{"Config.Rate.Messages", strconv.Itoa(over)}},
+		{"Bytes below 0", Config{Rate: Rate{Bytes: -1}}, []string{"Config.Rate.Bytes", "-1"}},
+		{"MessageBurst below 0", Config{Rate: Rate{Messages: 1, MessageBurst: -1}}, []string{"Config.Rate.MessageBurst", "-1"}},
+		{"MessageBurst alone", Config{Rate: Rate{MessageBurst: 1}}, []string{"Config.Rate.MessageBurst", "1", "Config.Rate.Messages"}},
+		{"ByteBurst alone", Config{Rate: Rate{ByteBurst: 1}}, []string{"Config.Rate.ByteBurst", "1", "Config.Rate.Bytes"}},
+		{"ByteBurst too large", Config{Rate: Rate{Bytes: 1, ByteBurst: over}}, []string{"Config.Rate.ByteBurst", strconv.Itoa(over)}},
+		{"ByteBurst below one frame", Config{PayloadMax: 1000, Rate: Rate{Bytes: 1, ByteBurst: 1003}},
+			[]string{"Config.Rate.ByteBurst", "1003", "PayloadMax", "1004"}},
 		{"BacklogMax below one frame", Config{BacklogMax: 1003, PayloadMax: 1000}, []string{"Config.BacklogMax", "1003", "1004"}},
 		{"BacklogMax below a default frame", Config{BacklogMax: 64 << 10}, []string{"Config.BacklogMax", "65536", "65540"}},
 	} {
@@ -87,6 +100,11 @@ func TestConfigAtTheLimits(t *testing.T) {
 		{PayloadMax: 1000, BacklogMax: 1004},
 		{BlockWarning: 200 * time.Millisecond},
 		{BlockWarning: -1},
+		{PayloadMax: 1000, BacklogMax: 1004, BacklogHigh: 1004, BacklogLow: 1003},
+		{BacklogHigh: 1},
+		{Rate: Rate{Messages: 1<<31 - 1, MessageBurst: 1<<31 - 1, Bytes: 1<<31 - 1, ByteBurst: 1<<31 - 1}},
+		{Rate: Rate{Messages: 1, MessageBurst: 1}},
+		{PayloadMax: 1000, Rate: Rate{Bytes: 1, ByteBurst: 1004}},
 	} {
 		got, err := cfg.withDefaults()
 		require.NoError(t, err, "%+v", cfg)
@@ -114,6 +132,8 @@ func TestConfigZero(t *testing.T) {
 		Loops:            min(runtime.GOMAXPROCS(0), 255),
 		PayloadMax:       64 << 10,
 		BacklogMax:       1 << 20,
+		BacklogHigh:      64 << 10,
+		BacklogLow:       32 << 10,
 		RecentMax:        1024,
 		Logger:           slog.Default(),
 	}, got)
@@ -136,5 +156,11 @@ func TestConfigDerived(t *testing.T) {
 	assert.Equal(t, 5*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: 30 * time.Millisecond}}).Tick)
 	assert.Equal(t, 100*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: time.Hour}}).Tick)
 	assert.Equal(t, 4<<20+codec.HeaderSize, fill(Config{PayloadMax: 4 << 20}).BacklogMax, "room for one frame")
+	assert.Equal(t, 1004, fill(Config{PayloadMax: 1000, BacklogMax: 1004}).BacklogHigh)
+	assert.Equal(t, 502, fill(Config{PayloadMax: 1000, BacklogMax: 1004}).BacklogLow)
+	assert.Equal(t, Rate{100, 1500, 1000, 65540}, fill(Config{Rate: Rate{Messages: 100, Bytes: 1000}}).Rate, "15 s, or one frame")
+	assert.Equal(t, Rate{Bytes: 1 << 30, ByteBurst: 1<<31 - 1}, fill(Config{Rate: Rate{Bytes: 1 << 30}}).Rate, "or what an int holds everywhere")
+	short := Config{Rate: Rate{Messages: 7}, Policy: heartbeat.Policy{Timeout: 3 * time.Second}}
+	assert.Equal(t, Rate{Messages: 7, MessageBurst: 21}, fill(short).Rate)
 	assert.Equal(t, codec.Binary{PayloadMax: 99}, fill(Config{PayloadMax: 99}).NewCodec())
 }

@@ -58,14 +58,18 @@ type conn struct {
 	sealed atomic32.Bool // end is set: nothing more goes in or out
 	opened atomic32.Bool // OnOpen has begun
 
-	mu        sync.Mutex  // guards what follows, up to end
-	out       *output     // encoded and not flushed; nil: nothing
-	outData   bool        // there is Data in it
-	dirty     bool        // a flush is due
-	framesOut uint64      //
-	end       *CloseError // the first cause
+	mu        sync.Mutex      // guards what follows, up to dirty
+	out       *output         // encoded and not flushed; nil: nothing
+	framesOut uint64          //
+	end       *CloseError     // the first cause
+	outData   bool            // there is Data in out
+	dirty     bool            // a flush is due
+	suspected bool            // see liveness
+	high      bool            // more than Config.BacklogHigh waited, and less than BacklogLow has not since
+	waiting   atomic32.Uint32 // bytes that gnet holds for the peer, as of the last look; written by the loop
 
 	policy *heartbeat.Policy // not written to: many share it
+	meter  *meter            // nil: it may send as much as it likes
 	grace  *grace            // nil: none was given
 	broken *os.SyscallError  // a system call of ours found the connection broken; gnet's read will end it
 
@@ -107,6 +111,7 @@ func (c *conn) onOpen(sock socket) {
 		c.applyOptions()
 	}
 	s.register(c.session)
+	c.setLimits(s.limits)
 	c.mu.Lock()
 	c.dirty = true // what OnOpen sends is flushed below
 	c.mu.Unlock()
@@ -125,11 +130,11 @@ func (c *conn) onTraffic() {
 	l := c.loop
 	l.beginTurn()
 	n := c.sock.InboundBuffered()
-	c.bytesIn += uint64(n - int(c.left))
+	c.receive(n - int(c.left))
 	c.left = int32(n)
 	asked := c.asking != &nobodyAsked
 	c.heard(l.tick)
-	if c.phase == open && n >= int(c.need) {
+	if c.phase == open && n >= int(c.need) && !c.sealed.Load() {
 		c.mu.Lock()
 		c.dirty = true // one flush is due at the end of this turn, whoever sends meanwhile
 		c.mu.Unlock()
@@ -194,6 +199,7 @@ func (c *conn) decode() {
 func (c *conn) frames(buf []byte) (n int, err error) {
 	in := calledDecode
 	defer c.caughtIn(&in, &err)
+	quota := c.frameQuota()
 	for n < len(buf) && !c.sealed.Load() {
 		f, size, err := c.codec.Decode(buf[n:])
 		if err != nil {
@@ -207,7 +213,11 @@ func (c *conn) frames(buf []byte) (n int, err error) {
 			return n, fmt.Errorf("server: %T.Decode returned a length of %d for %d bytes", c.codec, size, len(buf)-n)
 		}
 		n += size
-		c.framesIn++
+		if c.framesIn++; c.framesIn > quota {
+			if quota = c.overQuota(f); c.framesIn > quota {
+				return n, nil
+			}
+		}
 		if f.Type != codec.Data {
 			c.dispatch(f)
 			continue

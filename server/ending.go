@@ -27,6 +27,15 @@ func (c *conn) setEnd(end *CloseError) bool {
 	return true
 }
 
+// because records what kept the end from being one in good order: not all that was queued has arrived.
+func (c *conn) because(cause *CloseError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end.Err == nil {
+		c.end.Err = cause
+	}
+}
+
 // endWith records an end that has no error behind it.
 func (c *conn) endWith(r Reason, detail string, args ...any) bool {
 	return c.setEnd(&CloseError{Reason: r, Detail: fmt.Sprintf(detail, args...)})
@@ -155,12 +164,16 @@ func (c *conn) onClose(err error) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			c.salvage(sock, fd)
 		}
-		c.setEnd(c.causeOf(fd, err)) // unless there is an end already
+		if cause := c.causeOf(fd, err); !c.setEnd(cause) && err != nil && c.lost > 0 {
+			c.because(cause)
+		}
 		c.tell(fd)
 	}
 	c.answered()
+	c.waiting.Store(0)
 	c.loop.remove(c.id)
 	c.srv.release(c.loop)
+	c.loop.leave()
 }
 
 // salvage takes what the peer had sent before a write of gnet's found the connection broken: gnet

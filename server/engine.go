@@ -127,7 +127,7 @@ func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	case *conn:
 		ctx.loop.enter()
 		ctx.onOpen(gc)
-		ctx.loop.leave()
+		ctx.loop.exit()
 	case *seed:
 		ctx.loop = gc.EventLoop()
 		ctx.l.label()
@@ -141,7 +141,7 @@ func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 	case *conn:
 		ctx.loop.enter()
 		ctx.onTraffic()
-		ctx.loop.leave()
+		ctx.loop.exit()
 	case *seed:
 		_, _ = gc.Discard(-1)
 		ctx.l.onSeed()
@@ -155,7 +155,7 @@ func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
 		outer := c.loop.enter() // else within a turn that closes it
 		c.onClose(err)
 		if outer {
-			c.loop.leave()
+			c.loop.exit()
 		}
 	}
 	return gnet.None

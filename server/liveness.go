@@ -13,8 +13,7 @@ import (
 
 // liveness is what is known of the peer's being there.
 type liveness struct {
-	*asking   // nobodyAsked, or its own
-	suspected bool
+	*asking                 // nobodyAsked, or its own
 	spared    time.Duration // a grace round keeps it until then; 0: it was given none since it was last heard
 	firstAsk  time.Duration // when the session's very first Ping was sent; 0: never
 	pingStamp time.Duration // payload of the newest Ping
@@ -417,11 +416,17 @@ func (c *conn) pingSent(now time.Duration) {
 	a.lastPing, a.pingEnd = now, 0
 }
 
+// answers tells whether that is the payload of the newest Ping, which has not been answered yet.
+func (c *conn) answers(pong []byte) bool {
+	return c.pingStamp != 0 && len(pong) == 8 && binary.BigEndian.Uint64(pong) == uint64(c.pingStamp)
+}
+
 // onPong measures the round trip if the Pong echoes the newest Ping.
 func (c *conn) onPong(payload []byte) {
-	if c.pingStamp == 0 || len(payload) != 8 || binary.BigEndian.Uint64(payload) != uint64(c.pingStamp) {
+	if !c.answers(payload) {
 		return
 	}
+	c.refund()
 	rtt, old := c.srv.elapsed()-c.pingStamp, c.session.RTT()
 	c.pingStamp = 0
 	if rtt > 2*old && c.tcp {
@@ -436,41 +441,4 @@ func (c *conn) onPong(payload []byte) {
 		rtt = old + (rtt-old)/8 // as TCP smooths it (RFC 6298)
 	}
 	c.session.rtt.Store(int64(rtt))
-}
-
-// lookClosing looks at a session that we let go in good order: the Goodbye, and what is before it, must
-// arrive, with progress, and then the peer's FIN must come.
-func (c *conn) lookClosing(now time.Duration) time.Duration {
-	if c.broken != nil {
-		c.abort(false)
-		return 0
-	}
-	if c.goneAt == 0 {
-		taken := c.acknowledged()
-		if taken > c.delivered {
-			c.delivered, c.movedAt = taken, now
-		}
-		if taken < c.bytesOut {
-			stuck := now - c.movedAt
-			if stuck >= c.srv.cfg.WriteTimeout {
-				c.abort(false)
-			}
-			return max(c.srv.cfg.Tick, stuck/8)
-		}
-		c.goneAt, c.grace = now, nil
-	}
-	return c.lookGone(now)
-}
-
-// lookGone waits for the peer's FIN.
-func (c *conn) lookGone(now time.Duration) time.Duration {
-	left := c.goneAt + c.srv.cfg.CloseTimeout - now
-	if left > 0 {
-		return left
-	}
-	if again := c.excused(now, c.srv.cfg.CloseTimeout); again > 0 || c.phase == closed {
-		return again
-	}
-	c.abort(false)
-	return 0
 }

@@ -32,6 +32,8 @@ type loop struct {
 
 	rounds uint64 // how often the loop's seed was readable: since the one before last, every socket that was has been read
 	asked  bool   // for one more
+	arrivals
+	highs highs
 
 	mu      sync.Mutex // guards the rest
 	dirty   []*conn    // have something to flush
@@ -64,6 +66,7 @@ type post struct {
 func newLoop(s *Server, index int) *loop {
 	now := s.tickAt(s.elapsed())
 	l := &loop{srv: s, index: index, tick: now, wheel: heartbeat.NewWheel(now)}
+	l.arrivals = arrivals{dry: now, left: now, at: now, seen: [2]heartbeat.Tick{now, now}}
 	l.look = func(id uint32, last heartbeat.Tick) heartbeat.Tick {
 		if e := l.entries[id]; e != nil {
 			return e.onLook(last)
@@ -116,13 +119,14 @@ func (l *loop) enter() bool {
 	return true
 }
 
-// leave notes that the turn has ended.
-func (l *loop) leave() { l.turn.Store(0) }
+// exit notes that the turn has ended.
+func (l *loop) exit() { l.turn.Store(0) }
 
 // beginTurn brings the loop's clock up to date with the coarse clock that the ticker publishes.
 func (l *loop) beginTurn() {
 	if now := heartbeat.Tick(l.srv.now.Load()); l.tick.Before(now) {
 		l.tick = now
+		l.idled()
 	}
 }
 
@@ -131,6 +135,7 @@ func (l *loop) endTurn() {
 	if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !l.tick.Before(due) {
 		l.sweep()
 	}
+	l.leave()
 }
 
 // sweep looks at what is due, within the turn's budget; the rest is left to the loop's next turn.
@@ -209,7 +214,7 @@ func (l *loop) post(c *conn, f func()) bool {
 // askRound has rounds counted up when the loop has asked epoll again.
 func (l *loop) askRound() {
 	if !l.asked {
-		l.asked = true
+		l.asked, l.at = true, l.tick
 		l.srv.engine.again(l)
 	}
 }
@@ -217,7 +222,10 @@ func (l *loop) askRound() {
 // onSeed is called when the loop's seed was readable.
 func (l *loop) onSeed() {
 	l.rounds++
-	l.asked = false
+	if l.asked {
+		l.asked = false
+		l.cameRound()
+	}
 	_ = l.Run(context.Background())
 }
 
@@ -259,7 +267,7 @@ func (l *loop) Run(context.Context) error {
 		l.srv.counters.wakes.Add(1)
 		l.srv.engine.again(l)
 	}
-	l.leave()
+	l.exit()
 	return nil
 }
 

@@ -210,11 +210,16 @@ type progress struct {
 
 // watch begins to watch the n bytes just written, and ends a session that lets too much wait.
 func (c *conn) watch(n uint64, data bool) {
-	waiting := c.sock.OutboundBuffered()
-	if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
-		c.endWith(PeerSlow, "%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax)
-		c.finish()
-		return
+	waiting := c.outbound()
+	if waiting > c.srv.cfg.BacklogHigh {
+		if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
+			c.endWith(PeerSlow, "%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax)
+			c.finish()
+			return
+		}
+		if c.rise(); c.sock == nil || c.broken != nil {
+			return
+		}
 	}
 	if data {
 		c.noteSent()
@@ -255,7 +260,7 @@ func (c *conn) watchEvery(waiting int) time.Duration {
 
 // acknowledged returns how many bytes of bytesOut the peer's kernel has taken.
 func (c *conn) acknowledged() uint64 {
-	return c.bytesOut - min(c.bytesOut, uint64(c.sock.OutboundBuffered()+c.inKernel()))
+	return c.bytesOut - min(c.bytesOut, uint64(c.outbound()+c.inKernel()))
 }
 
 // inKernel returns the bytes that the kernel has and the peer's kernel has not acknowledged. For a Unix

@@ -13,7 +13,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if !c.watching {
 		return forever
 	}
-	waiting, taken := c.sock.OutboundBuffered(), c.acknowledged()
+	waiting, taken := c.outbound(), c.acknowledged()
 	if taken == c.bytesOut {
 		c.watching, c.pathWatched = false, false
 		return forever

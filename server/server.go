@@ -33,6 +33,8 @@ const shutdownText = "the server is shutting down"
 type Server struct {
 	cfg     Config
 	handler Handler
+	backlog BacklogHandler // the same; nil: it is none
+	limits  *limits        // of Config.Rate; nil: none
 	log     *slog.Logger
 	epoch   time.Time // monotonic: every instant is elapsed since here
 
@@ -47,6 +49,7 @@ type Server struct {
 	_       [64]byte
 	now     atomic.Uint32   // the coarse clock, a heartbeat.Tick; written by the ticker alone
 	stalled atomic64.Uint64 // when the ticker was last held up: the tick before, in the upper half, and the tick at which it went on; likewise
+	late    int32           // ticks for which the ticker may be held up without saying so
 	grain   uint8           // a grain of sends is 1<<grain ticks
 	ready   atomic.Bool     // the engine is there, and loops can be woken
 	nudged  heartbeat.Tick  // when it last woke loops that have nothing due; likewise
@@ -85,6 +88,8 @@ func New(h Handler, cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, handler: h, log: cfg.Logger, epoch: time.Now(), empty: make(chan struct{}, 1),
 		stopping: make(chan struct{}), hurry: make(chan struct{}), done: make(chan struct{}), listeners: map[*net.Listener]struct{}{}}
+	s.backlog, _ = h.(BacklogHandler)
+	s.limits = newLimits(cfg.Rate, cfg.Tick)
 	s.nudge = 1 << 29
 	s.registry.init()
 	s.counters.init()
@@ -92,6 +97,7 @@ func New(h Handler, cfg Config) (*Server, error) {
 	for cfg.Tick<<s.grain < grainMin {
 		s.grain++
 	}
+	s.late = 3 + int32(grainMin/cfg.Tick)
 	return s, nil
 }
 

@@ -47,7 +47,12 @@ func BenchmarkTurn(b *testing.B) {
 }
 
 func benchmarkTurn(b *testing.B, conns, messages int) {
-	srv, err := New(echoer{}, Config{Loops: 1})
+	benchmarkTurnOf(b, Config{Loops: 1}, conns, messages, false)
+}
+
+// benchmarkTurnOf has the clock go on by a tick before each turn, if ticks is set.
+func benchmarkTurnOf(b *testing.B, cfg Config, conns, messages int, ticks bool) {
+	srv, err := New(echoer{}, cfg)
 	require.NoError(b, err)
 	srv.now.Store(uint32(srv.tickAt(srv.elapsed())))
 	l := newLoop(srv, 0)
@@ -64,14 +69,20 @@ func benchmarkTurn(b *testing.B, conns, messages int) {
 		c.loop, c.sock, c.phase = l, &paper{in: all}, open
 		c.id = l.add(c)
 		c.watching, c.pathWatched = true, true
+		c.setLimits(srv.limits)
 		cs = append(cs, c)
 	}
+	l.asked = true // there is no engine to send a byte round
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
 		l.enter()
+		if ticks {
+			l.tick++
+			l.dry = l.tick - 3
+		}
 		cs[i].onTraffic()
-		l.leave()
+		l.exit()
 		if i++; i == conns {
 			i = 0
 		}

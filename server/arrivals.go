@@ -1,0 +1,56 @@
+package server
+
+import (
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+// arrivals is what a loop knows of when what it reads has come. What is read in one turn may have come just now,
+// or have lain in the kernel for as long as the loop was busy with others.
+//
+// dry is a tick by which the kernel held nothing that is still unread, but for who is read in every round of
+// epoll. It is not far behind the clock: where the loop has nothing to do, because a gap between turns is spent in epoll; where it is
+// busy, because a byte is sent round through the loop's seed.
+type arrivals struct {
+	dry  heartbeat.Tick
+	left heartbeat.Tick    // when the last turn ended
+	at   heartbeat.Tick    // when the round that is under way was asked for
+	seen [2]heartbeat.Tick // when the two before were that have come round
+}
+
+// roundsApart is how often, at most, a byte is sent round: two system calls each.
+const roundsApart = 10 * time.Millisecond
+
+// askArrivals has a byte sent round, for a session that is metered.
+func (l *loop) askArrivals() {
+	if !l.asked && time.Duration(l.tick.Sub(l.at))*l.srv.cfg.Tick >= roundsApart {
+		l.askRound()
+	}
+}
+
+// cameRound is called when the byte has come round, in one round of epoll or in the next. Sockets that
+// were readable when it was sent may be behind it in epoll's list, but they are before the
+// next but one: those that have been reported go to the end.
+func (l *loop) cameRound() {
+	if l.dry.Before(l.seen[1]) {
+		l.dry = l.seen[1]
+	}
+	l.seen[1], l.seen[0] = l.seen[0], l.at
+}
+
+// idled is called when the clock has gone on, at the beginning of a turn. Since the last one the loop waited in epoll, unless
+// the process was held up: of that the ticker knows, if it was for long.
+func (l *loop) idled() {
+	since := l.left
+	if resumed := heartbeat.Tick(l.srv.stalled.Load()); since.Before(resumed) {
+		since = resumed
+	}
+	late := l.srv.late
+	if l.tick.Sub(since) > late && l.dry.Before(l.tick-heartbeat.Tick(late)) {
+		l.dry = l.tick - heartbeat.Tick(late)
+	}
+}
+
+// leave notes that a turn has ended.
+func (l *loop) leave() { l.left = heartbeat.Tick(l.srv.now.Load()) }

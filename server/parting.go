@@ -1,0 +1,55 @@
+package server
+
+import (
+	"fmt"
+	"time"
+)
+
+// lookClosing looks at a session that we let go in good order: the Goodbye, and what is before it, must
+// arrive, with progress, and then the peer's FIN must come.
+func (c *conn) lookClosing(now time.Duration) time.Duration {
+	if c.broken != nil {
+		c.because(c.causeOf(int(c.fd), nil))
+		c.abort(false)
+		return 0
+	}
+	if c.goneAt == 0 {
+		taken := c.acknowledged()
+		if taken > c.delivered {
+			c.delivered, c.movedAt = taken, now
+		}
+		if taken < c.bytesOut {
+			stuck := now - c.movedAt
+			if stuck >= c.srv.cfg.WriteTimeout {
+				c.because(c.stuck(taken, stuck))
+				c.abort(false)
+			}
+			return max(c.srv.cfg.Tick, stuck/8)
+		}
+		c.goneAt, c.grace = now, nil
+	}
+	return c.lookGone(now)
+}
+
+// lookGone waits for the peer's FIN.
+func (c *conn) lookGone(now time.Duration) time.Duration {
+	left := c.goneAt + c.srv.cfg.CloseTimeout - now
+	if left > 0 {
+		return left
+	}
+	if again := c.excused(now, c.srv.cfg.CloseTimeout); again > 0 || c.phase == closed {
+		return again
+	}
+	c.abort(false)
+	return 0
+}
+
+// stuck says why a session that ends in good order is reset for want of progress.
+func (c *conn) stuck(taken uint64, d time.Duration) *CloseError {
+	cause := &CloseError{Reason: PeerSlow}
+	if ti := c.sample(int(c.fd)); ti.Unacked > 0 && ti.SndWnd > 0 {
+		cause.Reason = PathDead
+	}
+	cause.Detail = fmt.Sprintf("it has taken none of the last %d bytes for %v", c.bytesOut-taken, d.Round(time.Millisecond))
+	return cause
+}
