@@ -47,6 +47,13 @@ type Config struct {
 	// ConnsMax is the most connections held at a time; one more is told ServerFull and reset. If
 	// zero, there is no limit but the process's descriptors.
 	ConnsMax int
+	// ConnsPerAddrMax is the most connections held at a time from one IPv4 address, or one /64 of IPv6, which is the
+	// least that a customer gets (RFC 6177); one more is refused likewise. Many players may share an address
+	// (carrier-grade NAT, RFC 6888). Unix sockets are not counted. If zero, there is no limit.
+	ConnsPerAddrMax int
+	// AcceptRate is how many connections may come in a second, and as many at once after a quiet second; those that are too
+	// many are refused likewise. If zero, there is no limit.
+	AcceptRate int
 	// PayloadMax is the longest payload of a frame, in bytes, with the default codec. If zero, it is
 	// 64 KiB.
 	PayloadMax int
@@ -143,6 +150,8 @@ func (c Config) withDefaults() (Config, error) {
 	}{
 		{"Loops", &c.Loops, min(runtime.GOMAXPROCS(0), loopsMax), loopsMax},
 		{"ConnsMax", &c.ConnsMax, 0, 1<<31 - 1},
+		{"ConnsPerAddrMax", &c.ConnsPerAddrMax, 0, 1<<31 - 1},
+		{"AcceptRate", &c.AcceptRate, 0, 1<<31 - 1},
 		{"BacklogMax", &c.BacklogMax, max(defaultBacklogMax, c.PayloadMax+codec.HeaderSize), 1<<31 - 1},
 		{"RecentMax", &c.RecentMax, defaultRecentMax, 1 << 20},
 	} {

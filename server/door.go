@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/internal/sockstat"
 )
 
@@ -21,8 +20,6 @@ const (
 	hallPlaces = 256 // connections that wait for one loop; beyond it the kernel's queue holds them
 	inFlight   = 8   // of those, handed to gnet at a time: each is a goroutine there until OnOpen has run
 	patience   = 10 * time.Millisecond
-	porchTime  = 100 * time.Millisecond // from the Goodbye to one refused to its RST
-	porchMax   = 64                     // refused connections that wait for it
 )
 
 // Listen opens a listener for Serve. addr is "tcp://host:port" or "unix:///path"; without a scheme
@@ -64,8 +61,9 @@ func (s *Server) ListenAndServe(addr string) error {
 // loop could watch, and is an error. The listening socket itself is given keepalive, TCP_USER_TIMEOUT and
 // linger options, for the connections to inherit.
 //
-// An accept that fails for want of descriptors or memory is tried again, with a growing pause; it
-// does not end the server.
+// An accept that fails for want of descriptors or memory is tried again, with a growing pause and when a session has ended;
+// it does not end the server. Connections wait in the kernel's queue meanwhile: set Config.ConnsMax below the limit
+// on descriptors (RLIMIT_NOFILE, getrlimit(2)) so that those who are too many are told so.
 func (s *Server) Serve(ln net.Listener) error {
 	defer ln.Close()
 	if err := s.open(&ln); err != nil {
@@ -102,7 +100,7 @@ func (s *Server) open(ln *net.Listener) error {
 
 // accept is the front door: it returns when the listener can give no more.
 func (s *Server) accept(ln net.Listener) error {
-	pause := time.Duration(0)
+	failing, pause := false, time.Duration(0)
 	prepared, proven := s.prepare(ln), false
 	for {
 		nc, err := ln.Accept()
@@ -112,20 +110,26 @@ func (s *Server) accept(ln net.Listener) error {
 				return fmt.Errorf("server: Serve: %w", err)
 			}
 			s.counters.acceptErrors.Add(1)
-			if pause == 0 {
+			if !failing {
+				failing = true
+				s.failing.Add(1)
 				s.log.Warn("pulsewheel: accept fails; trying again until it works", "addr", ln.Addr().String(), "err", err)
 			}
 			pause = min(max(2*pause, backoffMin), backoffMax)
 			select {
 			case <-time.After(pause):
+			case <-s.freed:
+				pause = 0
 			case <-s.stopping:
 			}
 			continue
 		}
-		if pause != 0 {
-			pause = 0
+		if pause = 0; failing {
+			failing = false
+			s.failing.Add(-1)
 			s.log.Warn("pulsewheel: accept works again", "addr", ln.Addr().String())
 		}
+		s.counters.accepted.Add(1)
 		if prepared && !proven {
 			proven = s.inherited(nc) // and so have all that follow: they come in the order in which they were made
 		}
@@ -181,6 +185,7 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 	case *net.TCPConn:
 		tcp = true
 		if c.RemoteAddr() == nil { // already gone
+			s.counters.failed.Add(1)
 			_ = c.Close()
 			return nil
 		}
@@ -199,15 +204,26 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 		_ = nc.Close()
 		return fmt.Errorf("server: Serve: the listener gives connections of type %T; only *net.TCPConn and *net.UnixConn can be served", nc)
 	}
-	c, err := newConn(s, remoteOf(nc), tcp)
-	if err != nil {
-		s.counters.acceptErrors.Add(1)
-		s.log.Error("pulsewheel: an accepted connection has no codec", "err", err)
-		reset(nc)
+	remote := remoteOf(nc)
+	why := admitted
+	if s.held.Add(1) > int64(s.cfg.ConnsMax) && s.cfg.ConnsMax > 0 {
+		why = refusedFull
+	} else {
+		why = s.admission.enter(remote.Addr(), s.elapsed())
+	}
+	if why != admitted {
+		s.release(nil)
+		s.refuse(nc, why)
 		return nil
 	}
-	if s.held.Add(1) > int64(s.cfg.ConnsMax) && s.cfg.ConnsMax > 0 {
-		s.refuse(nc, c.codec)
+	c, err := newConn(s, remote, tcp)
+	if err != nil {
+		s.counters.acceptErrors.Add(1)
+		s.counters.failed.Add(1)
+		s.log.Error("pulsewheel: an accepted connection has no codec", "err", err)
+		s.admission.leave(remote.Addr())
+		s.release(nil)
+		reset(nc)
 		return nil
 	}
 	c.prepared = prepared
@@ -222,63 +238,6 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 	}
 	h.queue <- newcomer{nc, c}
 	return nil
-}
-
-// refuse tells a connection that is one too many so, and has it reset: no TIME_WAIT stays here.
-func (s *Server) refuse(nc net.Conn, cdc codec.Codec) {
-	s.counters.refused.Add(1)
-	s.release(nil)
-	if b, err := farewell(cdc); err == nil {
-		_ = nc.SetWriteDeadline(time.Now().Add(patience)) // the send buffer of a new socket takes it at once
-		_, _ = nc.Write(b)
-	} else {
-		s.log.Debug("pulsewheel: the codec refused a Goodbye", "err", err)
-	}
-	select {
-	case s.porch <- refused{nc, s.elapsed() + porchTime}:
-	default: // a crowd: no courtesies
-		reset(nc)
-	}
-}
-
-// farewell is the Goodbye of a full server, in the codec of the connection; a codec that panics has none.
-func farewell(cdc codec.Codec) (b []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in AppendFrame: %v", p)
-		}
-	}()
-	payload, err := codec.AppendGoodbye(nil, uint16(ServerFull), "the server is full")
-	if err != nil {
-		return nil, err
-	}
-	return cdc.AppendFrame(nil, codec.Frame{Type: codec.Goodbye, Payload: payload})
-}
-
-// refused is a connection that has been told so, and when it is to be reset.
-type refused struct {
-	nc net.Conn
-	at time.Duration
-}
-
-// sweepPorch resets who has been refused, a moment after the Goodbye: an RST that overtakes the
-// client's own connect(2) makes that fail, and the Goodbye is never read (seen on loopback).
-func (s *Server) sweepPorch() {
-	defer close(s.swept)
-	for r := range s.porch {
-		select {
-		case <-time.After(r.at - s.elapsed()):
-		case <-s.stopping:
-		}
-		reset(r.nc)
-	}
-}
-
-func reset(nc net.Conn) {
-	if tc, ok := nc.(*net.TCPConn); ok {
-		_ = tc.SetLinger(0)
-	}
-	_ = nc.Close()
 }
 
 // choose returns the hall of the loop with the fewest connections, of those that are not stuck; only
@@ -342,7 +301,7 @@ func (h *hall) hand() {
 		at := h.srv.elapsed()
 		wait, err := h.srv.engine.enroll(n.nc, n.c)
 		if err != nil {
-			h.failed(err)
+			h.failed(n.c, err)
 			continue
 		}
 		h.since.CompareAndSwap(0, int64(at))
@@ -356,9 +315,9 @@ func (h *hall) await() {
 	for p := range h.handed {
 		h.since.Store(int64(p.at))
 		if err := p.wait(); err != nil {
-			h.failed(err)
+			h.failed(p.c, err)
 		} else if !p.c.opened.Load() {
-			h.failed(errors.New("the poller refused the descriptor"))
+			h.failed(p.c, errors.New("the poller refused the descriptor"))
 		}
 		if len(h.handed) == 0 {
 			h.since.Store(0)
@@ -366,10 +325,13 @@ func (h *hall) await() {
 	}
 }
 
-// failed gives up a connection that could not be enrolled: it has been closed.
-func (h *hall) failed(err error) {
+// failed gives up a connection that could not be enrolled: it has been closed, with an RST. gnet needs a second descriptor
+// for it, for a moment.
+func (h *hall) failed(c *conn, err error) {
 	h.srv.counters.acceptErrors.Add(1)
+	h.srv.counters.failed.Add(1)
 	h.srv.log.Warn("pulsewheel: an accepted connection could not be enrolled", "err", err)
+	h.srv.admission.leave(c.session.addr)
 	h.srv.release(h.loop)
 }
 

@@ -172,6 +172,7 @@ func (c *conn) onClose(err error) {
 	c.answered()
 	c.waiting.Store(0)
 	c.loop.remove(c.id)
+	c.srv.admission.leave(c.session.addr)
 	c.srv.release(c.loop)
 	c.loop.leave()
 }

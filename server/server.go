@@ -35,7 +35,8 @@ type Server struct {
 	handler Handler
 	backlog BacklogHandler // the same; nil: it is none
 	limits  *limits        // of Config.Rate; nil: none
-	log     *slog.Logger
+	log     *slog.Logger   // writes to lines
+	lines   *logLimiter
 	epoch   time.Time // monotonic: every instant is elapsed since here
 
 	engine  *engine
@@ -44,7 +45,11 @@ type Server struct {
 	loops   []*loop
 	halls   []*hall // by loop
 	porch   chan refused
-	swept   chan struct{} // the porch is empty and stays so
+	freed   chan struct{}  // a connection has ended while accept fails
+	failing atomic64.Int32 // listeners whose accept fails
+
+	admission admission
+	swept     chan struct{} // the porch is empty and stays so
 
 	_       [64]byte
 	now     atomic.Uint32   // the coarse clock, a heartbeat.Tick; written by the ticker alone
@@ -86,11 +91,13 @@ func New(h Handler, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, handler: h, log: cfg.Logger, epoch: time.Now(), empty: make(chan struct{}, 1),
+	lines := newLogLimiter(cfg.Logger.Handler())
+	s := &Server{cfg: cfg, handler: h, lines: lines, log: slog.New(lines), epoch: time.Now(), empty: make(chan struct{}, 1), freed: make(chan struct{}, 1),
 		stopping: make(chan struct{}), hurry: make(chan struct{}), done: make(chan struct{}), listeners: map[*net.Listener]struct{}{}}
 	s.backlog, _ = h.(BacklogHandler)
 	s.limits = newLimits(cfg.Rate, cfg.Tick)
 	s.nudge = 1 << 29
+	s.admission.init(cfg)
 	s.registry.init()
 	s.counters.init()
 	s.recent.max = cfg.RecentMax
@@ -250,12 +257,19 @@ func (s *Server) end() {
 		s.watchLoops(0) // the ticker has ended, and so has every turn
 		s.reports.Wait()
 	}
+	s.lines.close()
 }
 
 // release gives up a connection's place.
 func (s *Server) release(l *loop) {
 	if l != nil {
 		l.load.Dec()
+	}
+	if s.failing.Load() > 0 { // its descriptor is what the front door waits for
+		select {
+		case s.freed <- struct{}{}:
+		default:
+		}
 	}
 	if s.held.Add(-1) == 0 {
 		select {

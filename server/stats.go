@@ -15,7 +15,11 @@ type Stats struct {
 	Reasons      map[Reason]uint64 // ended sessions by reason
 	Live         int               // sessions now: Opened - Closed
 	Conns        int               // connections now: live, on their way in, and waiting for the peer's FIN
+	Accepted     uint64            // connections that came to the front door: Opened, Refused, Failed, or on their way
 	Refused      uint64            // turned away at the front door, ServerFull: never a session
+	RefusedAddr  uint64            // those of them that were over Config.ConnsPerAddrMax
+	RefusedRate  uint64            // those of them that were over Config.AcceptRate
+	Failed       uint64            // lost between the front door and OnOpen: no descriptor or no codec for it, or it had gone
 	AcceptErrors uint64            // accepts and enrolments that failed
 	Suspected    uint64            // calls of OnSuspect
 	Warned       uint64            // those of them with SuspectPath, by the kernel's early warning
@@ -29,7 +33,7 @@ type Stats struct {
 }
 
 type counters struct {
-	refused, acceptErrors, suspected, warned, recovered, graceRounds, wakes, blocks atomic64.Uint64
+	accepted, refused, refusedAddr, refusedRate, failed, acceptErrors, suspected, warned, recovered, graceRounds, wakes, blocks atomic64.Uint64
 
 	suspect, blocked, blockLongest atomic64.Int64
 
@@ -48,7 +52,8 @@ func (s *Server) Stats() Stats {
 	defer n.mu.Unlock()
 	return Stats{
 		Opened: n.opened, Closed: n.closed, Reasons: maps.Clone(n.reasons), Live: int(n.opened - n.closed),
-		Conns: int(s.held.Load()), Refused: n.refused.Load(), AcceptErrors: n.acceptErrors.Load(),
+		Conns: int(s.held.Load()), Accepted: n.accepted.Load(), Refused: n.refused.Load(), RefusedAddr: n.refusedAddr.Load(), RefusedRate: n.refusedRate.Load(),
+		Failed: n.failed.Load(), AcceptErrors: n.acceptErrors.Load(),
 		Suspected: n.suspected.Load(), Warned: n.warned.Load(), Recovered: n.recovered.Load(), Suspect: int(n.suspect.Load()),
 		GraceRounds: n.graceRounds.Load(), Wakes: n.wakes.Load(),
 		Blocks: n.blocks.Load(), Blocked: int(n.blocked.Load()), BlockLongest: time.Duration(n.blockLongest.Load()),

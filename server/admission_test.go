@@ -1,0 +1,140 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// What counts as one address.
+func TestSite(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		one  bool
+	}{
+		{"192.0.2.1", "192.0.2.1", true},
+		{"192.0.2.1", "192.0.2.2", false},
+		{"192.0.2.1", "::ffff:192.0.2.1", true},
+		{"2001:db8::1", "2001:db8::ffff:1", true},
+		{"2001:db8:0:1::1", "2001:db8:0:2::1", false},
+		{"fe80::1%eth0", "fe80::2%eth1", true},
+		{"::1", "127.0.0.1", false},
+	} {
+		a, b := site(netip.MustParseAddr(c.a)), site(netip.MustParseAddr(c.b))
+		assert.True(t, a.IsValid() && b.IsValid())
+		assert.Equal(t, c.one, a == b, "%s and %s", c.a, c.b)
+	}
+}
+
+func TestAdmission(t *testing.T) {
+	one, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	var a admission
+	a.init(Config{ConnsPerAddrMax: 2, AcceptRate: 3})
+	assert.Equal(t, admitted, a.enter(one, 0))
+	assert.Equal(t, admitted, a.enter(one, 0))
+	for range 10 {
+		assert.Equal(t, refusedAddr, a.enter(one, 0), "and nothing of what there is for others is used up")
+	}
+	assert.Equal(t, admitted, a.enter(other, 0))
+	assert.Equal(t, refusedRate, a.enter(other, 0))
+	assert.Equal(t, refusedRate, a.enter(other, 333*time.Millisecond))
+	assert.Equal(t, admitted, a.enter(other, 334*time.Millisecond))
+	assert.Len(t, a.conns, 2)
+	a.leave(one)
+	assert.Equal(t, admitted, a.enter(one, time.Minute))
+	assert.Equal(t, admitted, a.enter(netip.Addr{}, time.Minute), "a Unix socket has no address")
+	assert.Equal(t, admitted, a.enter(netip.Addr{}, time.Minute), "")
+	assert.Equal(t, refusedRate, a.enter(netip.Addr{}, time.Minute), "a burst is a second's worth, however long it was quiet")
+	for _, addr := range []netip.Addr{one, one, other, other, {}, {}} {
+		a.leave(addr)
+	}
+	assert.Empty(t, a.conns, "no entry stays")
+}
+
+// sink is a slog.Handler that keeps what it is given.
+type sink struct {
+	mu    sync.Mutex
+	lines []string
+	panic bool
+}
+
+func (s *sink) Enabled(context.Context, slog.Level) bool { return true }
+func (s *sink) WithAttrs([]slog.Attr) slog.Handler       { return s }
+func (s *sink) WithGroup(string) slog.Handler            { return s }
+
+func (s *sink) Handle(_ context.Context, r slog.Record) error {
+	if s.panic {
+		panic("the disk is full")
+	}
+	line := r.Message
+	r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines = append(s.lines, line)
+	return nil
+}
+
+func (s *sink) with(part string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(slices.DeleteFunc(slices.Clone(s.lines), func(l string) bool { return !strings.Contains(l, part) }))
+}
+
+// Of each kind of line a few are written, and how many were not.
+func TestLogLimiter(t *testing.T) {
+	to := &sink{}
+	h := newLogLimiter(to)
+	h.window = 200 * time.Millisecond
+	log := slog.New(h)
+	for i := range 1000 {
+		log.Warn("a", "i", i)
+	}
+	log.With("x", 1).Warn("a", "i", -1) // the same kind
+	for range 3 {
+		log.Error("b")
+	}
+	assert.LessOrEqual(t, to.with("a i="), 10+1000/10, "unless it took several windows")
+	assert.Equal(t, 3, to.with("b"))
+	total := func() (n int) {
+		to.mu.Lock()
+		defer to.mu.Unlock()
+		for _, l := range to.lines {
+			var held int
+			if _, err := fmt.Sscanf(l, "a suppressed=%d", &held); err == nil {
+				n += held
+			} else if strings.HasPrefix(l, "a i=") {
+				n++
+			}
+		}
+		return n
+	}
+	require.Eventually(t, func() bool { return total() == 1001 }, 10*time.Second, 5*time.Millisecond, "it is told without another line")
+
+	h.window = time.Hour
+	for i := range 50 {
+		log.Warn("a", "i", i)
+	}
+	assert.Less(t, total(), 1051)
+	h.close()
+	assert.Equal(t, 1051, total(), "what is held back is told at the end")
+	log.Warn("a", "i", 1)
+
+	for i := range 1000 {
+		log.Warn(fmt.Sprint("kind ", i))
+	}
+	assert.LessOrEqual(t, len(h.kinds), logKinds+1)
+	(&sink{panic: true}).check(t)
+}
+
+func (s *sink) check(t *testing.T) {
+	assert.NotPanics(t, func() { slog.New(newLogLimiter(s)).Error("c") }, "a Logger that panics")
+}
