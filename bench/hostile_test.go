@@ -97,18 +97,18 @@ func (fragile) OnMessage(_ *server.Session, p []byte) error {
 	return nil
 }
 
-// lineCount is a slog.Handler that counts.
-type lineCount struct {
+// countedLines is a slog.Handler that counts.
+type countedLines struct {
 	mu    sync.Mutex
 	lines map[string]int // by message
 	held  map[string]int // suppressed, as told
 }
 
-func (l *lineCount) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
-func (l *lineCount) WithAttrs([]slog.Attr) slog.Handler               { return l }
-func (l *lineCount) WithGroup(string) slog.Handler                    { return l }
+func (l *countedLines) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
+func (l *countedLines) WithAttrs([]slog.Attr) slog.Handler               { return l }
+func (l *countedLines) WithGroup(string) slog.Handler                    { return l }
 
-func (l *lineCount) Handle(_ context.Context, r slog.Record) error {
+func (l *countedLines) Handle(_ context.Context, r slog.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines[r.Message]++
@@ -124,7 +124,7 @@ func (l *lineCount) Handle(_ context.Context, r slog.Record) error {
 
 // TestHostileLog: however many hostile connections there are, the log stays short, and says what it leaves out.
 func TestHostileLog(t *testing.T) {
-	log := &lineCount{lines: map[string]int{}, held: map[string]int{}}
+	log := &countedLines{lines: map[string]int{}, held: map[string]int{}}
 	srv, err := server.New(fragile{}, server.Config{Logger: slog.New(log), ConnsMax: hostilePlaces, HandshakeTimeout: time.Second, FrameTimeout: time.Second,
 		Policy: heartbeat.Policy{Interval: time.Second, Timeout: 3 * time.Second}})
 	require.NoError(t, err)
