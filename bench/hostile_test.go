@@ -104,9 +104,11 @@ type countedLines struct {
 	held  map[string]int // suppressed, as told
 }
 
-func (l *countedLines) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
-func (l *countedLines) WithAttrs([]slog.Attr) slog.Handler               { return l }
-func (l *countedLines) WithGroup(string) slog.Handler                    { return l }
+func (l *countedLines) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo
+}
+func (l *countedLines) WithAttrs([]slog.Attr) slog.Handler { return l }
+func (l *countedLines) WithGroup(string) slog.Handler      { return l }
 
 func (l *countedLines) Handle(_ context.Context, r slog.Record) error {
 	l.mu.Lock()

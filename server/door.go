@@ -61,6 +61,10 @@ func (s *Server) ListenAndServe(addr string) error {
 // loop could watch, and is an error. The listening socket itself is given keepalive, TCP_USER_TIMEOUT and
 // linger options, for the connections to inherit.
 //
+// ln may be inherited, from systemd or from the process before this one: net.FileListener makes it of a
+// descriptor, see the example. Then it is a duplicate: the socket, with the connections that wait in its queue, lives on after Drain
+// and Close if another process holds it; and the path of a Unix socket stays, which a listener of Listen's takes away with it.
+//
 // An accept that fails for want of descriptors or memory is tried again, with a growing pause and when a session has ended;
 // it does not end the server. Connections wait in the kernel's queue meanwhile: set Config.ConnsMax below the limit
 // on descriptors (RLIMIT_NOFILE, getrlimit(2)) so that those who are too many are told so.

@@ -77,6 +77,8 @@ func TestDrain(t *testing.T) {
 				code, text, err := codec.ParseGoodbye(bye.Payload)
 				assert.NoError(t, err)
 				assert.EqualValues(t, server.ServerShutdown, code)
+				_, text, told := codec.CutRetryAfter(text)
+				assert.True(t, told)
 				assert.Equal(t, "the server is shutting down", text)
 			}
 		})
@@ -94,6 +96,150 @@ func TestDrain(t *testing.T) {
 	clients.Wait()
 	_, err := net.Dial("tcp", srv.Addr().String())
 	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+}
+
+// retryAfter reads up to the Goodbye of a server that shuts down, and returns the wait in its text; -1 if
+// there is none.
+func (c *client) retryAfter(t testing.TB) time.Duration {
+	t.Helper()
+	code, text := c.goodbye(t)
+	require.Equal(t, server.ServerShutdown, code)
+	ms, text, told := codec.CutRetryAfter(text)
+	require.Equal(t, "the server is shutting down", text)
+	if !told {
+		return -1
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// Nobody is told a wait of the spread or above, and the waits are everywhere below it.
+func TestRetrySpread(t *testing.T) {
+	t.Parallel()
+	const n = 200
+	for _, c := range []struct{ spread, most time.Duration }{{10 * time.Second, 10 * time.Second}, {0, n * time.Millisecond}, {-1, -1}} {
+		cfg := calm()
+		cfg.RetrySpread = c.spread
+		h := newRecorder()
+		srv := start(t, h, cfg)
+		var all []*client
+		for range n {
+			all = append(all, dial(t, srv))
+			h.nextOpen(t)
+		}
+		drained := make(chan error, 1)
+		go func() { drained <- srv.Drain(t.Context()) }()
+		var fifths [5]int
+		for _, cl := range all {
+			wait := cl.retryAfter(t)
+			require.NoError(t, cl.Close())
+			if c.spread < 0 {
+				require.EqualValues(t, -1, wait)
+				continue
+			}
+			require.GreaterOrEqual(t, wait, time.Duration(0))
+			require.Less(t, wait, c.most)
+			fifths[wait*5/c.most]++
+		}
+		require.NoError(t, within(t, drained, "the end of Drain"))
+		if c.spread >= 0 {
+			assert.NotContains(t, fifths, 0, "%v", fifths) // by chance once in 10^18 runs
+		}
+	}
+}
+
+func TestRetrySpreadTooLong(t *testing.T) {
+	t.Parallel()
+	_, err := server.New(server.Base{}, server.Config{RetrySpread: 8 * 24 * time.Hour})
+	assert.EqualError(t, err, "server: Config.RetrySpread: 192h0m0s is longer than 168h0m0s")
+}
+
+// Close sends them away as well, those whom it can tell.
+func TestCloseTellsWhenToComeBack(t *testing.T) {
+	t.Parallel()
+	srv, cl, _ := open(t, newRecorder(), calm())
+	require.NoError(t, srv.Close())
+	assert.EqualValues(t, 0, cl.retryAfter(t), "one session: below a millisecond")
+	cl.wasReset(t, nil)
+}
+
+// A health endpoint hears of Drain before any session does.
+func TestReady(t *testing.T) {
+	t.Parallel()
+	h := newRecorder()
+	fresh, err := server.New(h, calm())
+	require.NoError(t, err)
+	assert.False(t, fresh.Ready(), "nobody serves")
+	require.NoError(t, fresh.Close())
+	assert.False(t, fresh.Ready())
+
+	srv, cl, s := open(t, h, calm())
+	assert.True(t, srv.Ready())
+	release := hold(t, s)
+	drained := make(chan error, 1)
+	go func() { drained <- srv.Drain(t.Context()) }()
+	eventually(t, 10*time.Second, func() bool { return !srv.Ready() }, "Drain has begun")
+	select {
+	case err := <-drained:
+		assert.Fail(t, "Drain has not waited for the loop", "%v", err)
+	default:
+	}
+	assert.Equal(t, 1, srv.Stats().Live)
+	release()
+	cl.retryAfter(t)
+	assert.False(t, srv.Ready())
+	require.NoError(t, cl.Close())
+	require.NoError(t, within(t, drained, "the end of Drain"))
+	assert.False(t, srv.Ready())
+}
+
+// A server whose last listener has failed accepts nothing more.
+func TestReadyWithoutListener(t *testing.T) {
+	t.Parallel()
+	srv, err := server.New(server.Base{}, calm())
+	require.NoError(t, err)
+	defer srv.Close()
+	ln := listen(t, "127.0.0.1:0")
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	eventually(t, 10*time.Second, srv.Ready, "Serve")
+	require.NoError(t, ln.Close())
+	require.ErrorIs(t, within(t, served, "the end of Serve"), net.ErrClosed)
+	assert.False(t, srv.Ready())
+}
+
+// Who is told last is served until then: the batches leave the loop time, and are no faster than
+// 1,000 a second.
+func TestDrainInBatches(t *testing.T) {
+	t.Parallel()
+	const n, first = 400, 16
+	h := newRecorder()
+	srv := start(t, h, calm()) // one loop
+	var all []*client
+	for range n {
+		all = append(all, dial(t, srv))
+		h.nextOpen(t)
+	}
+	begun := time.Now()
+	drained := make(chan error, 1)
+	go func() { drained <- srv.Drain(context.Background()) }()
+	all[0].retryAfter(t)
+	served := 0
+	for last := all[n-1]; ; served++ {
+		_, err := last.Write(frame(codec.Data, nil))
+		require.NoError(t, err)
+		f, err := last.read()
+		require.NoError(t, err)
+		if f.Type == codec.Goodbye {
+			break
+		}
+		require.Equal(t, codec.Data, f.Type)
+	}
+	assert.GreaterOrEqual(t, time.Since(begun), (n-1-first)*time.Millisecond)
+	assert.Positive(t, served, "messages of the last one after the first was told")
+	for _, cl := range all {
+		require.NoError(t, cl.Close())
+	}
+	require.NoError(t, within(t, drained, "the end of Drain"))
 }
 
 func TestDrainOfThoseWhoStay(t *testing.T) {

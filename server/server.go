@@ -6,9 +6,7 @@
 package server
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
 	"net"
@@ -21,12 +19,6 @@ import (
 
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
-
-// ErrServerClosed is what Serve and ListenAndServe return after Drain or Close.
-var ErrServerClosed = fmt.Errorf("server: closed: %w", net.ErrClosed)
-
-// shutdownText is what peers are told with ServerShutdown.
-const shutdownText = "the server is shutting down"
 
 // A Server holds connections. Any goroutine may call its methods; Drain and Close wait for the event
 // loops, so a Handler's method must not call them itself (go srv.Close() is fine).
@@ -68,17 +60,18 @@ type Server struct {
 	registry registry
 	recent   ring
 
-	mu        sync.Mutex // guards the rest
-	started   bool
-	closing   bool
-	hurried   bool
-	drained   error                      // what the first Drain returns; written before done is closed
-	listeners map[*net.Listener]struct{} // by pointer: not every type of listener can be a key
-	addr      net.Addr
-	accepting sync.WaitGroup
-	stopping  chan struct{} // closed when closing is set
-	hurry     chan struct{} // closed by Close, for a Drain under way
-	done      chan struct{} // closed when Drain or Close is through
+	mu          sync.Mutex // guards the rest
+	started     bool
+	closing     bool
+	hurried     bool
+	drained     error                      // what the first Drain returns; written before done is closed
+	retrySpread time.Duration              // what clients are told at the end; written once, before they are
+	listeners   map[*net.Listener]struct{} // by pointer: not every type of listener can be a key
+	addr        net.Addr
+	accepting   sync.WaitGroup
+	stopping    chan struct{} // closed when closing is set
+	hurry       chan struct{} // closed by Close, for a Drain under way
+	done        chan struct{} // closed when Drain or Close is through
 }
 
 // New returns a Server for h. It opens nothing yet. The error names the field of cfg that is wrong,
@@ -151,114 +144,6 @@ func (s *Server) Session(id uint64) *Session { return s.registry.get(id) }
 // Sessions yields the live sessions, in no order. Sessions that open or end meanwhile may be yielded
 // or not.
 func (s *Server) Sessions() iter.Seq[*Session] { return s.registry.all() }
-
-// Drain ends the server in good order: it stops accepting, closes every session with ServerShutdown,
-// and waits until each peer has closed, or until ctx is done; those that remain are then reset. Every
-// OnClose has been called when it returns. The error is nil, or tells how many were reset and wraps
-// ctx's. A second Drain waits for the first, or for its own ctx.
-func (s *Server) Drain(ctx context.Context) error {
-	if !s.beginEnd(false) {
-		select {
-		case <-s.done:
-			return s.drained
-		case <-ctx.Done():
-			return fmt.Errorf("server: Drain: another Drain is still under way: %w", ctx.Err())
-		}
-	}
-	for sess := range s.Sessions() {
-		_ = sess.Close(ServerShutdown, shutdownText)
-	}
-	s.drained = s.awaitEmpty(ctx)
-	s.end()
-	return s.drained
-}
-
-// Close ends the server now: it stops accepting and resets every session with ServerShutdown, after
-// a Goodbye where one can be sent without waiting. A Drain under way is cut short. Every OnClose has
-// been called when it returns.
-func (s *Server) Close() error {
-	if !s.beginEnd(true) {
-		<-s.done
-		return nil
-	}
-	s.end()
-	return nil
-}
-
-// beginEnd shuts the front door and waits until who has come through it is on a loop. It is true for
-// one caller; done is closed when that one is through.
-func (s *Server) beginEnd(hurry bool) bool {
-	s.mu.Lock()
-	if hurry && !s.hurried {
-		s.hurried = true
-		close(s.hurry)
-	}
-	if s.closing {
-		s.mu.Unlock()
-		return false
-	}
-	s.closing = true
-	close(s.stopping)
-	for ln := range s.listeners {
-		_ = (*ln).Close()
-	}
-	s.mu.Unlock()
-	s.accepting.Wait()
-	if s.porch != nil {
-		close(s.porch)
-		<-s.swept
-	}
-	for _, h := range s.halls {
-		h.close()
-	}
-	return true
-}
-
-// awaitEmpty waits until no connection is left, or ctx is done.
-func (s *Server) awaitEmpty(ctx context.Context) error {
-	for s.held.Load() > 0 {
-		select {
-		case <-s.empty:
-		case <-ctx.Done():
-			return fmt.Errorf("server: Drain: %d connections were still open and are reset: %w", s.held.Load(), ctx.Err())
-		case <-s.hurry:
-			return fmt.Errorf("server: Drain: %d connections were still open and are reset by Close: %w", s.held.Load(), ErrServerClosed)
-		}
-	}
-	return nil
-}
-
-// end resets what is left, runs what has been posted, and stops the loops.
-func (s *Server) end() {
-	defer close(s.done)
-	for _, l := range s.loops {
-		l.post(nil, func() {
-			l.conns(func(c *conn) {
-				defer c.crashed("close")
-				c.endWith(ServerShutdown, shutdownText)
-				c.abort(c.phase == open)
-			})
-		})
-	}
-	for s.held.Load() > 0 {
-		<-s.empty
-	}
-	for _, l := range s.loops {
-		for !l.finished() {
-			ran := make(chan struct{})
-			if !l.post(nil, func() { close(ran) }) {
-				break
-			}
-			<-ran
-		}
-	}
-	if s.engine != nil {
-		s.engine.stop()
-		s.watchLoops(0) // the ticker has ended, and so has every turn
-		s.reports.Wait()
-	}
-	s.lines.close()
-}
 
 // release gives up a connection's place.
 func (s *Server) release(l *loop) {

@@ -1,0 +1,259 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	atomic32 "sync/atomic"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+)
+
+// ErrServerClosed is what Serve and ListenAndServe return after Drain or Close.
+var ErrServerClosed = fmt.Errorf("server: closed: %w", net.ErrClosed)
+
+// shutdownText is what peers are told with ServerShutdown, behind the time after which to come back.
+const shutdownText = "the server is shutting down"
+
+const (
+	tellRate  = 1000                  // sessions a second that each loop tells in a Drain, if there is time for so few
+	tellShare = 4                     // a quarter of the time to the deadline is for telling, the rest for the peers to go
+	tellEvery = 10 * time.Millisecond // between two batches
+	tellFirst = 16                    // told at once, whatever the rate
+)
+
+// Ready tells whether the server accepts connections: true as long as a Serve runs, and false from the
+// first moment of Drain or Close on, before anything else is done. It is what a load balancer's readiness probe wants to
+// know. (Whether the process lives is another question: one that drains does.)
+func (s *Server) Ready() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.closing && len(s.listeners) > 0
+}
+
+// Drain ends the server in good order. It stops accepting: Ready is false, the listeners are closed, and who
+// had been accepted by then becomes a session like all others. Then it tells every session ServerShutdown, with a moment to come back (see
+// Config.RetrySpread) in the Goodbye's text; and it waits until each peer has closed, or has let
+// Config.CloseTimeout pass, or until ctx is done: then those that remain are reset. Every OnClose has
+// been called when it returns.
+//
+// The sessions are told in batches, between which a loop serves those whose turn has not come: each loop tells
+// 1,000 a second, or more where ctx has a deadline, so that all are told in the first quarter of the time.
+//
+// The error is nil, or tells how many were reset because ctx was done, and wraps ctx's. A second Drain
+// waits for the first, or for its own ctx.
+//
+// What lies in the kernel's queue and was not accepted is left there: whoever else holds the listening socket serves it, as
+// in examples/hotrestart; if nobody does, the kernel resets it.
+func (s *Server) Drain(ctx context.Context) error {
+	if !s.beginEnd(false) {
+		select {
+		case <-s.done:
+			return s.drained
+		case <-ctx.Done():
+			return fmt.Errorf("server: Drain: another Drain is still under way: %w", ctx.Err())
+		}
+	}
+	s.tellAll(ctx)
+	s.drained = s.awaitEmpty(ctx)
+	s.end()
+	return s.drained
+}
+
+// Close ends the server now: it stops accepting and resets every session with ServerShutdown, after
+// a Goodbye where one can be sent without waiting. A Drain under way is cut short. Every OnClose has
+// been called when it returns.
+func (s *Server) Close() error {
+	if !s.beginEnd(true) {
+		<-s.done
+		return nil
+	}
+	s.end()
+	return nil
+}
+
+// beginEnd shuts the front door and waits until who has come through it is on a loop, with OnOpen
+// called. It is true for one caller; done is closed when that one is through.
+func (s *Server) beginEnd(hurry bool) bool {
+	s.mu.Lock()
+	if hurry && !s.hurried {
+		s.hurried = true
+		close(s.hurry)
+	}
+	if s.closing {
+		s.mu.Unlock()
+		return false
+	}
+	s.closing = true
+	close(s.stopping)
+	for ln := range s.listeners {
+		_ = (*ln).Close()
+	}
+	s.mu.Unlock()
+	s.accepting.Wait()
+	if s.porch != nil {
+		close(s.porch)
+		<-s.swept
+	}
+	for _, h := range s.halls {
+		h.close()
+	}
+	if s.retrySpread = s.cfg.RetrySpread; s.retrySpread == 0 {
+		s.retrySpread = time.Duration(s.Stats().Live) * time.Millisecond
+	}
+	return true
+}
+
+// farewellText is what one session is told at the end of the server.
+func (s *Server) farewellText() string {
+	if s.retrySpread < 0 {
+		return shutdownText
+	}
+	wait := time.Duration(0)
+	if s.retrySpread > 0 {
+		wait = rand.N(s.retrySpread)
+	}
+	return codec.AddRetryAfter(int(wait.Milliseconds()), shutdownText)
+}
+
+// tellAll has every session told to go, and returns when all have been, or ctx is done.
+func (s *Server) tellAll(ctx context.Context) {
+	left := time.Duration(0)
+	if deadline, ok := ctx.Deadline(); ok {
+		left = max(time.Until(deadline), 1)
+	}
+	done := make(chan struct{}, len(s.loops))
+	var all []*telling
+	for _, l := range s.loops {
+		t := &telling{loop: l, begun: s.elapsed(), rate: rateOfTelling(int(l.load.Load()), left), done: done}
+		all = append(all, t)
+	}
+	beat := time.NewTicker(tellEvery)
+	defer beat.Stop()
+	for under := len(all); under > 0; {
+		for _, t := range all {
+			t.ask()
+		}
+		for again := false; !again && under > 0; {
+			select {
+			case <-done:
+				under--
+			case <-beat.C:
+				again = true
+			case <-ctx.Done():
+				return
+			case <-s.hurry:
+				return
+			}
+		}
+	}
+}
+
+// rateOfTelling is how many sessions a second a loop that has so many tells, when left is the time to the
+// deadline; zero if there is none.
+func rateOfTelling(sessions int, left time.Duration) float64 {
+	if left == 0 {
+		return tellRate
+	}
+	return max(tellRate, tellShare*float64(sessions)/left.Seconds())
+}
+
+// telling is a loop's part of a Drain: once through the loop's connections, of which no new ones come.
+type telling struct {
+	loop  *loop
+	begun time.Duration
+	rate  float64       // sessions a second
+	asked atomic32.Bool // turn is posted and has not begun, or all have been told
+	done  chan<- struct{}
+
+	// The loop's.
+	next int // in its entries
+	told int
+}
+
+// ask has turn called on the loop, once.
+func (t *telling) ask() {
+	if !t.asked.Swap(true) {
+		t.loop.post(nil, t.turn)
+	}
+}
+
+// turn tells those who are due by now, within the budget of a loop turn. If that is spent the loop looks at
+// its sockets first, and then goes on.
+func (t *telling) turn() {
+	srv := t.loop.srv
+	start := srv.elapsed()
+	due := tellFirst + int((start-t.begun).Seconds()*t.rate)
+	for n := 0; t.next < len(t.loop.entries); t.next++ {
+		c, ok := t.loop.entries[t.next].(*conn)
+		if !ok || c.phase != open {
+			continue
+		}
+		if t.told >= due {
+			t.asked.Store(false)
+			return
+		}
+		if n++; n%sweepBatch == 0 && srv.elapsed()-start > sweepBudget {
+			t.loop.post(nil, t.turn)
+			return
+		}
+		t.told++
+		c.shutDown()
+	}
+	t.done <- struct{}{}
+}
+
+// shutDown lets the session go in good order.
+func (c *conn) shutDown() {
+	defer c.crashed("shutdown")
+	c.setEnd(&CloseError{Reason: ServerShutdown, Detail: c.srv.farewellText()})
+	c.finish()
+}
+
+// awaitEmpty waits until no connection is left, or ctx is done.
+func (s *Server) awaitEmpty(ctx context.Context) error {
+	for s.held.Load() > 0 {
+		select {
+		case <-s.empty:
+		case <-ctx.Done():
+			return fmt.Errorf("server: Drain: %d connections were still open and are reset: %w", s.held.Load(), ctx.Err())
+		case <-s.hurry:
+			return fmt.Errorf("server: Drain: %d connections were still open and are reset by Close: %w", s.held.Load(), ErrServerClosed)
+		}
+	}
+	return nil
+}
+
+// end resets what is left, runs what has been posted, and stops the loops.
+func (s *Server) end() {
+	defer close(s.done)
+	for _, l := range s.loops {
+		l.post(nil, func() {
+			l.conns(func(c *conn) {
+				defer c.crashed("close")
+				c.setEnd(&CloseError{Reason: ServerShutdown, Detail: s.farewellText()})
+				c.abort(c.phase == open)
+			})
+		})
+	}
+	for s.held.Load() > 0 {
+		<-s.empty
+	}
+	for _, l := range s.loops {
+		for !l.finished() {
+			ran := make(chan struct{})
+			if !l.post(nil, func() { close(ran) }) {
+				break
+			}
+			<-ran
+		}
+	}
+	if s.engine != nil {
+		s.engine.stop()
+		s.watchLoops(0) // the ticker has ended, and so has every turn
+		s.reports.Wait()
+	}
+	s.lines.close()
+}
