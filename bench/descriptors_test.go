@@ -253,6 +253,7 @@ func TestDescriptors(t *testing.T) {
 	fmt.Printf("RLIMIT_NOFILE %d, %d connects\npulsewheel: %v\n", fewDescriptors, manyConnects, ours)
 	assert.Empty(t, ours.ended, "it lives")
 	assert.Zero(t, ours.refusedConnect)
+	assert.Zero(t, ours.lost, "nobody who has been accepted is thrown out")
 	assert.Greater(t, ours.served, fewDescriptors*3/4)
 	assert.Equal(t, ours.served, ours.stillServed)
 	assert.LessOrEqual(t, ours.first, time.Second)

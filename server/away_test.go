@@ -28,16 +28,6 @@ func stall(t *testing.T, s *server.Session, d time.Duration) {
 	<-begun
 }
 
-// lives fails if any session ends within d.
-func lives(t *testing.T, h *recorder, d time.Duration) {
-	t.Helper()
-	select {
-	case e := <-h.closes:
-		assert.Fail(t, "a live client was ended", "%v; %v", e.end, e.end.Record)
-	case <-time.After(d):
-	}
-}
-
 // A client that only receives is not held to the time for which its loop was blocked: not by the
 // handshake deadline, and not by the heartbeat.
 func TestLoopAwayPastTheHandshake(t *testing.T) {

@@ -104,16 +104,26 @@ func (s *Server) open(ln *net.Listener) error {
 
 // accept is the front door: it returns when the listener can give no more.
 func (s *Server) accept(ln net.Listener) error {
+	var waiting net.Conn // accepted, but there is no room for it yet
 	failing, pause := false, time.Duration(0)
 	prepared, proven := s.prepare(ln), false
 	for {
-		nc, err := ln.Accept()
+		nc, err := waiting, error(nil)
+		if nc == nil {
+			if nc, err = ln.Accept(); err == nil {
+				s.counters.accepted.Add(1)
+			}
+		}
+		if err == nil {
+			waiting, err = nc, s.room()
+		}
 		if err != nil {
 			var errno syscall.Errno
 			if !errors.As(err, &errno) || !acceptPasses(errno) || errors.Is(err, net.ErrClosed) {
 				return fmt.Errorf("server: Serve: %w", err)
 			}
 			s.counters.acceptErrors.Add(1)
+			s.unchecked.Store(0)
 			if !failing {
 				failing = true
 				s.failing.Add(1)
@@ -125,15 +135,19 @@ func (s *Server) accept(ln net.Listener) error {
 			case <-s.freed:
 				pause = 0
 			case <-s.stopping:
+				if waiting != nil {
+					s.refuse(waiting, refusedFull)
+					waiting = nil
+				}
 			}
 			continue
 		}
+		waiting = nil
 		if pause = 0; failing {
 			failing = false
 			s.failing.Add(-1)
 			s.log.Warn("pulsewheel: accept works again", "addr", ln.Addr().String())
 		}
-		s.counters.accepted.Add(1)
 		if prepared && !proven {
 			proven = s.inherited(nc) // and so have all that follow: they come in the order in which they were made
 		}
@@ -240,6 +254,7 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 	if !tcpKeepAlive(nc, s.cfg) {
 		s.log.Debug("pulsewheel: keepalive could not be set", "peer", c.session.RemoteAddr())
 	}
+	s.entering.Add(1)
 	h.queue <- newcomer{nc, c}
 	return nil
 }
@@ -306,6 +321,7 @@ func (h *hall) hand() {
 		wait, err := h.srv.engine.enroll(n.nc, n.c)
 		if err != nil {
 			h.failed(n.c, err)
+			h.srv.entering.Add(-1)
 			continue
 		}
 		h.since.CompareAndSwap(0, int64(at))
@@ -323,6 +339,7 @@ func (h *hall) await() {
 		} else if !p.c.opened.Load() {
 			h.failed(p.c, errors.New("the poller refused the descriptor"))
 		}
+		h.srv.entering.Add(-1)
 		if len(h.handed) == 0 {
 			h.since.Store(0)
 		}
@@ -334,6 +351,7 @@ func (h *hall) await() {
 func (h *hall) failed(c *conn, err error) {
 	h.srv.counters.acceptErrors.Add(1)
 	h.srv.counters.failed.Add(1)
+	h.srv.unchecked.Store(0)
 	h.srv.log.Warn("pulsewheel: an accepted connection could not be enrolled", "err", err)
 	h.srv.admission.leave(c.session.addr)
 	h.srv.release(h.loop)

@@ -50,6 +50,21 @@ func (l *lines) with(parts ...string) []string {
 	return found
 }
 
+// counted returns how many lines there are of a kind, those included that were held back.
+func (l *lines) counted(t testing.TB, kind string) (n int) {
+	for _, line := range l.with(fmt.Sprintf("msg=%q", kind)) {
+		if _, after, ok := strings.Cut(line, "suppressed="); ok {
+			var held int
+			_, err := fmt.Sscan(after, &held)
+			require.NoError(t, err)
+			n += held
+		} else {
+			n++
+		}
+	}
+	return n
+}
+
 // saboteur panics in one method, for the second session.
 type saboteur struct {
 	*recorder

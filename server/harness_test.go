@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsewheel/pulsewheel/codec"
@@ -266,5 +267,15 @@ func eventually(t *testing.T, within time.Duration, ok func() bool, what string,
 		if time.Now().After(deadline) {
 			require.FailNow(t, fmt.Sprintf(what, args...), "not within %v", within)
 		}
+	}
+}
+
+// lives fails if any session ends within d.
+func lives(t *testing.T, h *recorder, d time.Duration) {
+	t.Helper()
+	select {
+	case e := <-h.closes:
+		assert.Fail(t, "a live client was ended", "%v; %v", e.end, e.end.Record)
+	case <-time.After(d):
 	}
 }

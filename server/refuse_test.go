@@ -80,7 +80,7 @@ func TestAcceptRate(t *testing.T) {
 			continue
 		}
 		cl := wrap(t, nc)
-		cl.ask("hi")
+		_, _ = cl.Write(frame(codec.Data, []byte("hi")))
 		if f, err := cl.read(); err == nil && f.Type == codec.Data {
 			in++
 		} else {

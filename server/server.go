@@ -40,6 +40,10 @@ type Server struct {
 	freed   chan struct{}  // a connection has ended while accept fails
 	failing atomic64.Int32 // listeners whose accept fails
 
+	entering    atomic64.Int32 // connections that have been admitted and are not on their loop yet
+	descriptors int            // how many the process may have
+	unchecked   atomic64.Int64 // connections that may be accepted before those in use are counted again
+
 	admission admission
 	swept     chan struct{} // the porch is empty and stays so
 
@@ -115,6 +119,7 @@ func (s *Server) start() error {
 		s.log.Warn("pulsewheel: more event loops than GOMAXPROCS: they wait for each other", "loops", s.cfg.Loops, "gomaxprocs", procs)
 	}
 	s.watches = make([]watch, s.cfg.Loops)
+	s.descriptors = descriptorLimit()
 	e, err := startEngine(s)
 	if err != nil {
 		s.loops = nil
