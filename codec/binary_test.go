@@ -213,7 +213,7 @@ func TestBinaryIsComparable(t *testing.T) {
 func TestPackageIsPure(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
-	allowed := []string{"encoding/binary", "errors", "fmt", "slices", "strconv", "unicode/utf8"}
+	allowed := []string{"encoding/binary", "errors", "fmt", "slices", "strconv", "strings", "unicode/utf8"}
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {
 			continue

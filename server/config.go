@@ -29,9 +29,9 @@ type Config struct {
 	// come: the peer's kernel has everything by then, and until then WriteTimeout rules. It is also how long a process may take
 	// to read what its kernel holds, where a reset makes the kernel throw that away; Linux keeps it. If zero, it is 3 s.
 	CloseTimeout time.Duration
-	// RetrySpread is the time over which the clients that Drain or Close sends away are asked to come back:
-	// the text of each Goodbye begins with a random wait below it (PROTOCOL.md, 2.4). If zero, it is 1 ms for each session, which is 1,000
-	// clients a second. If negative, no wait is told.
+	// RetrySpread is the time over which the clients that Drain or Close sends away are asked to come
+	// back: the text of each Goodbye begins with a random wait below it (PROTOCOL.md, 2.4). If zero, it is
+	// 1 ms for each session, so that 1,000 clients a second come. If negative, no wait is told.
 	RetrySpread time.Duration
 	// Tick is the grain of the clock that drives all of these: they are told at most two ticks (and, for
 	// a silence, a tick of the kernel's clock, 1 to 10 ms) late, never early. If zero, it is 100 ms, or a tenth of Policy.Interval where that is shorter, but no

@@ -24,29 +24,32 @@ const (
 	tellFirst = 16                    // told at once, whatever the rate
 )
 
-// Ready tells whether the server accepts connections: true as long as a Serve runs, and false from the
-// first moment of Drain or Close on, before anything else is done. It is what a load balancer's readiness probe wants to
-// know. (Whether the process lives is another question: one that drains does.)
+// Ready tells whether the server accepts connections: true while a Serve runs, and false from the first
+// moment of Drain or Close on, before anything else is done. It is the answer to a load balancer's readiness
+// probe, not to one that asks whether the process lives: one that drains does. Since Drain also closes the
+// listeners at once, who is behind a balancer that asks every few seconds says no for that long before
+// calling Drain.
 func (s *Server) Ready() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.closing && len(s.listeners) > 0
 }
 
-// Drain ends the server in good order. It stops accepting: Ready is false, the listeners are closed, and who
-// had been accepted by then becomes a session like all others. Then it tells every session ServerShutdown, with a moment to come back (see
-// Config.RetrySpread) in the Goodbye's text; and it waits until each peer has closed, or has let
-// Config.CloseTimeout pass, or until ctx is done: then those that remain are reset. Every OnClose has
-// been called when it returns.
+// Drain ends the server in good order. It stops accepting: Ready is false, the listeners are closed, and
+// who had been accepted by then becomes a session like all others. Then it tells every session
+// ServerShutdown, with a time to come back in the Goodbye's text (see Config.RetrySpread); and it waits
+// until each peer has closed, or has let Config.CloseTimeout pass and is reset, or until ctx is done: then
+// those that remain are reset. Every OnClose has been called when it returns.
 //
-// The sessions are told in batches, between which a loop serves those whose turn has not come: each loop tells
-// 1,000 a second, or more where ctx has a deadline, so that all are told in the first quarter of the time.
+// The sessions are told in batches, between which a loop serves those whose turn has not come: each loop
+// tells 1,000 a second, or as many more as ctx's deadline asks for, so that all are told in the first quarter
+// of the time to it.
 //
 // The error is nil, or tells how many were reset because ctx was done, and wraps ctx's. A second Drain
 // waits for the first, or for its own ctx.
 //
-// What lies in the kernel's queue and was not accepted is left there: whoever else holds the listening socket serves it, as
-// in examples/hotrestart; if nobody does, the kernel resets it.
+// What lies in the kernel's queue and was not accepted is left there: whoever else holds the listening
+// socket serves it, as in examples/hotrestart; if nobody does, the kernel resets it.
 func (s *Server) Drain(ctx context.Context) error {
 	if !s.beginEnd(false) {
 		select {
@@ -185,7 +188,7 @@ func (t *telling) ask() {
 func (t *telling) turn() {
 	srv := t.loop.srv
 	start := srv.elapsed()
-	due := tellFirst + int((start-t.begun).Seconds()*t.rate)
+	due := tellFirst + int(min((start-t.begun).Seconds()*t.rate, 1<<30))
 	for n := 0; t.next < len(t.loop.entries); t.next++ {
 		c, ok := t.loop.entries[t.next].(*conn)
 		if !ok || c.phase != open {
