@@ -176,7 +176,7 @@ func TestArrivals(t *testing.T) {
 			l.cameRound()
 		}
 		l.tick = 1400 + i
-		l.at = l.tick
+		l.askedAt = l.tick
 		if i > 3 {
 			assert.EqualValues(t, 1400+i-3, l.dry)
 		}

@@ -65,7 +65,7 @@ type post struct {
 func newLoop(s *Server, index int) *loop {
 	now := s.tickAt(s.elapsed())
 	l := &loop{srv: s, index: index, tick: now, wheel: heartbeat.NewWheel(now)}
-	l.arrivals = arrivals{dry: now, left: now, at: now, seen: [2]heartbeat.Tick{now, now}}
+	l.arrivals = arrivals{dry: now, leftAt: now, askedAt: now, cameAt: [2]heartbeat.Tick{now, now}}
 	l.look = func(id uint32, last heartbeat.Tick) heartbeat.Tick {
 		if e := l.entries[id]; e != nil {
 			return e.onLook(last)
@@ -200,7 +200,7 @@ func (l *loop) post(c *conn, f func()) bool {
 // askRound has rounds counted up when the loop has asked epoll again.
 func (l *loop) askRound() {
 	if !l.asked {
-		l.asked, l.at = true, l.tick
+		l.asked, l.askedAt = true, l.tick
 		l.srv.engine.again(l)
 	}
 }
