@@ -31,7 +31,7 @@ var (
 	slowlorisRounds  = flag.Int("slowloris.rounds", 1, "how often TestSlowloris measures without and with them")
 	slowlorisWindow  = flag.Duration("slowloris.window", 600*time.Millisecond, "for how long each time; less than slowloris.timeout, so that they are all there")
 	slowlorisTick    = flag.Duration("slowloris.tick", 100*time.Millisecond, "Config.Tick of its server")
-	slowlorisPause   = flag.Duration("slowloris.pause", 2*time.Second, "from one byte to the next, or three tenths of slowloris.timeout if that is shorter")
+	slowlorisPause   = flag.Duration("slowloris.pause", 3*time.Second, "from one byte to the next, or three tenths of slowloris.timeout if that is shorter")
 	slowlorisTimeout = flag.Duration("slowloris.timeout", time.Second, "HandshakeTimeout and FrameTimeout of TestSlowloris's server")
 )
 

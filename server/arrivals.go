@@ -53,4 +53,8 @@ func (l *loop) idled() {
 }
 
 // leave notes that a turn has ended.
-func (l *loop) leave() { l.leftAt = heartbeat.Tick(l.srv.now.Load()) }
+func (l *loop) leave() {
+	if now := heartbeat.Tick(l.srv.now.Load()); l.leftAt != now {
+		l.leftAt = now
+	}
+}
