@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -18,11 +19,13 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/server"
@@ -224,10 +227,13 @@ func streamedRole(args []string) {
 	var wrong []string
 	last := make([]atomic.Uint64, n)
 	for i := range n {
-		nc, err := net.Dial("tcp", args[0])
+		dial := net.Dialer{}
+		if args[2] == "never" {
+			dial.Control = farAway
+		}
+		nc, err := dial.Dial("tcp", args[0])
 		fatal(err)
 		if args[2] == "never" {
-			fatal(nc.(*net.TCPConn).SetReadBuffer(4 << 10))
 			defer nc.Close() // so that it stays
 			continue
 		}
@@ -250,6 +256,19 @@ func streamedRole(args []string) {
 		mu.Unlock()
 		fatal(out.Encode(f))
 	}
+}
+
+// farAway gives a socket on the loopback a segment as short as elsewhere and a small receive buffer: the server's kernel takes
+// megabytes for one whose segments are 64 KiB.
+func farAway(_, _ string, raw syscall.RawConn) error {
+	var err error
+	if ctl := raw.Control(func(fd uintptr) {
+		err = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1400),
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10))
+	}); ctl != nil {
+		return ctl
+	}
+	return err
 }
 
 // readNumbers reads messages that must be numbered on from the first, and answers Pings.

@@ -13,10 +13,10 @@ import (
 // epoll. It is not far behind the clock: where the loop has nothing to do, because a gap between turns is spent in epoll; where it is
 // busy, because a byte is sent round through the loop's seed.
 type arrivals struct {
-	dry  heartbeat.Tick
-	left heartbeat.Tick    // when the last turn ended
-	at   heartbeat.Tick    // when the round that is under way was asked for
-	seen [2]heartbeat.Tick // when the two before were that have come round
+	dry     heartbeat.Tick
+	leftAt  heartbeat.Tick    // when the last turn ended
+	askedAt heartbeat.Tick    // when the byte that is under way was sent
+	cameAt  [2]heartbeat.Tick // when the last two were that have come round
 }
 
 // roundsApart is how often, at most, a byte is sent round: two system calls each.
@@ -24,7 +24,7 @@ const roundsApart = 10 * time.Millisecond
 
 // askArrivals has a byte sent round, for a session that is metered.
 func (l *loop) askArrivals() {
-	if !l.asked && time.Duration(l.tick.Sub(l.at))*l.srv.cfg.Tick >= roundsApart {
+	if !l.asked && time.Duration(l.tick.Sub(l.askedAt))*l.srv.cfg.Tick >= roundsApart {
 		l.askRound()
 	}
 }
@@ -33,16 +33,16 @@ func (l *loop) askArrivals() {
 // were readable when it was sent may be behind it in epoll's list, but they are before the
 // next but one: those that have been reported go to the end.
 func (l *loop) cameRound() {
-	if l.dry.Before(l.seen[1]) {
-		l.dry = l.seen[1]
+	if l.dry.Before(l.cameAt[1]) {
+		l.dry = l.cameAt[1]
 	}
-	l.seen[1], l.seen[0] = l.seen[0], l.at
+	l.cameAt[1], l.cameAt[0] = l.cameAt[0], l.askedAt
 }
 
 // idled is called when the clock has gone on, at the beginning of a turn. Since the last one the loop waited in epoll, unless
 // the process was held up: of that the ticker knows, if it was for long.
 func (l *loop) idled() {
-	since := l.left
+	since := l.leftAt
 	if resumed := heartbeat.Tick(l.srv.stalled.Load()); since.Before(resumed) {
 		since = resumed
 	}
@@ -53,4 +53,8 @@ func (l *loop) idled() {
 }
 
 // leave notes that a turn has ended.
-func (l *loop) leave() { l.left = heartbeat.Tick(l.srv.now.Load()) }
+func (l *loop) leave() {
+	if now := heartbeat.Tick(l.srv.now.Load()); l.leftAt != now {
+		l.leftAt = now
+	}
+}

@@ -39,11 +39,11 @@ func (s *Session) Backlog() int {
 // outbound returns the bytes that gnet holds for the peer, and notes them for Backlog.
 func (c *conn) outbound() int {
 	n := c.sock.OutboundBuffered()
-	if w := uint32(min(n, math.MaxInt32)); c.waiting.Load() != w {
-		c.waiting.Store(w)
-	}
+	c.noteWaiting(n)
 	return n
 }
+
+func (c *conn) noteWaiting(n int) { c.waiting.Store(uint32(min(n, math.MaxInt32))) }
 
 // highs are a loop's sessions that have been told to be high.
 type highs struct {

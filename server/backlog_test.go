@@ -237,7 +237,7 @@ func TestBacklogBetweenTheMarks(t *testing.T) {
 	assert.Empty(t, g.told)
 	pile(t, s, s.Send, 18*mib)
 	assert.Empty(t, g.told, "it was high all the time")
-	go func() { _, _ = io.Copy(io.Discard, cl) }()
+	go func(cl *client) { _, _ = io.Copy(io.Discard, cl) }(cl)
 	g.next(t, "low")
 
 	cl, s = gaugeOf(t, g, cfg)

@@ -16,8 +16,11 @@ type CloseError struct {
 	Reason   Reason
 	Detail   string // a sentence: the text of a Goodbye or of Close, or what exactly was found
 	PeerCode Reason // the number in the peer's Goodbye; 0 unless Reason is PeerGoodbye
-	Err      error  // the cause behind the reason, if there is one: a system call's error, a codec's, a handler's
-	Record   Record
+	// Err is the cause behind the reason, if there is one: a system call's error, a codec's, a handler's. If the session was to
+	// end in good order and not all that was queued arrived, it says why not, as a *CloseError (PeerSlow, PathDead,
+	// PeerReset) whose Reason errors.Is finds as well; Record.Unsent says how much that was.
+	Err    error
+	Record Record
 }
 
 // Error names the reason, the detail and the cause.

@@ -130,11 +130,15 @@ func (c *conn) onTraffic() {
 	l := c.loop
 	l.beginTurn()
 	n := c.sock.InboundBuffered()
-	c.receive(n - int(c.left))
+	if came := n - int(c.left); c.meter == nil {
+		c.bytesIn += uint64(came)
+	} else {
+		c.receive(came)
+	}
 	c.left = int32(n)
 	asked := c.asking != &nobodyAsked
 	c.heard(l.tick)
-	if c.phase == open && n >= int(c.need) && !c.sealed.Load() {
+	if c.phase == open && n >= int(c.need) {
 		c.mu.Lock()
 		c.dirty = true // one flush is due at the end of this turn, whoever sends meanwhile
 		c.mu.Unlock()
@@ -199,7 +203,10 @@ func (c *conn) decode() {
 func (c *conn) frames(buf []byte) (n int, err error) {
 	in := calledDecode
 	defer c.caughtIn(&in, &err)
-	quota := c.frameQuota()
+	quota := uint64(math.MaxUint64)
+	if c.meter != nil {
+		quota = c.meter.messages.quota
+	}
 	for n < len(buf) && !c.sealed.Load() {
 		f, size, err := c.codec.Decode(buf[n:])
 		if err != nil {

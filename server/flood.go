@@ -102,10 +102,10 @@ func (m *meter) fill(to heartbeat.Tick, c *conn) {
 	m.at = to
 }
 
-// receive counts n bytes that have just been read. It ends the session if they are too many.
+// receive counts n bytes that have just been read on a session with limits. It ends it if they are too many.
 func (c *conn) receive(n int) {
 	m := c.meter
-	if m == nil || c.phase != open {
+	if c.phase != open {
 		c.bytesIn += uint64(n)
 		return
 	}
@@ -122,16 +122,8 @@ func (c *conn) receive(n int) {
 	}
 }
 
-// frameQuota returns the number of frames that may have come in all by now.
-func (c *conn) frameQuota() uint64 {
-	if c.meter == nil {
-		return math.MaxUint64
-	}
-	return c.meter.messages.quota
-}
-
-// overQuota is called when f has come and is one frame more than frameQuota allowed. It returns
-// what is allowed now, and ends the session if f is still too many.
+// overQuota is called when f has come and is one frame more than the quota was. It returns
+// what that is now, and ends the session if f is still too many.
 func (c *conn) overQuota(f codec.Frame) uint64 {
 	m := c.meter
 	if f.Type == codec.Pong && c.answers(f.Payload) {

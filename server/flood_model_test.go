@@ -47,7 +47,7 @@ func (w *meterWorld) at(now, dry time.Duration, late int) {
 // read brings frames of size bytes, and tells whether the session has been ended for it.
 func (w *meterWorld) read(frames, size int) (flooded bool) {
 	w.c.receive(frames * size)
-	quota := w.c.frameQuota()
+	quota := w.c.meter.messages.quota
 	for range frames {
 		if w.c.framesIn++; w.c.framesIn > quota && !w.c.sealed.Load() {
 			quota = w.c.overQuota(codec.Frame{Type: codec.Data})
@@ -176,7 +176,7 @@ func TestArrivals(t *testing.T) {
 			l.cameRound()
 		}
 		l.tick = 1400 + i
-		l.at = l.tick
+		l.askedAt = l.tick
 		if i > 3 {
 			assert.EqualValues(t, 1400+i-3, l.dry)
 		}

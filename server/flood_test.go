@@ -82,28 +82,6 @@ func TestFloodIsTold(t *testing.T) {
 	assert.Equal(t, text, h.nextClose(t).end.Detail)
 }
 
-// A peer that only answers Pings is within any limit.
-func TestRateOfAnswers(t *testing.T) {
-	t.Parallel()
-	cfg := quick()
-	cfg.Rate = server.Rate{Messages: 1, MessageBurst: 1, Bytes: 200}
-	h := newRecorder()
-	got := make(chan int, 1)
-	h.onMessage = func(_ *server.Session, p []byte) error { got <- len(p); return nil }
-	_, cl, s := open(t, h, cfg)
-	go func() { _, _ = cl.beat() }()
-	lives(t, h, 2*time.Second)
-	cl.send(t, codec.Data, []byte("the one message of this second"))
-	select {
-	case <-got:
-	case e := <-h.closes:
-		require.Fail(t, "ended", "%v", e.end)
-	}
-	assert.Positive(t, s.RTT(), "it did answer")
-	require.NoError(t, s.SetRate(server.Rate{Messages: 1, MessageBurst: 1}))
-	lives(t, h, time.Second)
-}
-
 // paced sends frames one by one, never more than the rate by any reckoning, until d has passed.
 func paced(cl net.Conn, f []byte, every, d time.Duration) (sent int, err error) {
 	for end := time.Now().Add(d); time.Now().Before(end); sent++ {

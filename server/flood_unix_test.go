@@ -77,3 +77,25 @@ func TestRateWhileTheProcessIsStopped(t *testing.T) {
 	assert.Equal(t, fmt.Sprintf("%d map[]", clients), lines.Text(), "live sessions, and reasons")
 	require.NoError(t, cmd.Wait())
 }
+
+// A peer that only answers Pings is within any limit.
+func TestRateOfAnswers(t *testing.T) {
+	t.Parallel()
+	cfg := quick()
+	cfg.Rate = server.Rate{Messages: 1, MessageBurst: 1, Bytes: 200}
+	h := newRecorder()
+	got := make(chan int, 1)
+	h.onMessage = func(_ *server.Session, p []byte) error { got <- len(p); return nil }
+	_, cl, s := open(t, h, cfg)
+	go func() { _, _ = cl.beat() }()
+	lives(t, h, 2*time.Second)
+	cl.send(t, codec.Data, []byte("the one message of this second"))
+	select {
+	case <-got:
+	case e := <-h.closes:
+		require.Fail(t, "ended", "%v", e.end)
+	}
+	assert.Positive(t, s.RTT(), "it did answer")
+	require.NoError(t, s.SetRate(server.Rate{Messages: 1, MessageBurst: 1}))
+	lives(t, h, time.Second)
+}

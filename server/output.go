@@ -210,7 +210,10 @@ type progress struct {
 
 // watch begins to watch the n bytes just written, and ends a session that lets too much wait.
 func (c *conn) watch(n uint64, data bool) {
-	waiting := c.outbound()
+	waiting := c.sock.OutboundBuffered()
+	if c.waiting.Load() != uint32(waiting) {
+		c.noteWaiting(waiting)
+	}
 	if waiting > c.srv.cfg.BacklogHigh {
 		if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
 			c.endWith(PeerSlow, "%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax)
