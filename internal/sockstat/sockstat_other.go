@@ -13,15 +13,6 @@ func ReadTCPInfo(int) (TCPInfo, error) { return TCPInfo{}, ErrUnknown }
 // Jiffy is not known here.
 func Jiffy() time.Duration { return 0 }
 
-// Waiting is not known here.
-func Waiting(int) (int, error) { return 0, ErrUnknown }
-
-// Receive is not done here.
-func Receive(int, []byte) (int, error) { return 0, ErrUnknown }
-
-// PendingError is not known here: nil, none seen.
-func PendingError(int) error { return nil }
-
 // Unacknowledged is not known here.
 func Unacknowledged(int) (int, error) { return 0, ErrUnknown }
 
@@ -30,6 +21,3 @@ func Apply(int, Options) error { return ErrUnknown }
 
 // Applied is not known here: no.
 func Applied(int, Options) bool { return false }
-
-// ResetOnClose is not known by descriptor here.
-func ResetOnClose(int) error { return ErrUnknown }
