@@ -76,6 +76,16 @@ func (b *bigReader) read(pause func(arrived int) time.Duration) {
 	}
 }
 
+// sip reads so many bytes, at most, every so often, until that is an error.
+func (b *bigReader) sip(n int, every time.Duration) {
+	_ = b.nc.SetReadDeadline(time.Time{})
+	for p := make([]byte, n); ; time.Sleep(every) {
+		if _, b.end = b.nc.Read(p); b.end != nil {
+			return
+		}
+	}
+}
+
 // TestCloseBig queues 16 MiB and closes, towards readers of all kinds. Who reads on gets everything, then the Goodbye, and the server
 // has not closed by then: however slow it is, and however short CloseTimeout. For whom it cannot be kept the record
 // says why, and how much is lost.
@@ -92,6 +102,7 @@ func TestCloseBig(t *testing.T) {
 		quit         func(b *bigReader) // instead of reading to the end
 		late         bool               // it is reset after CloseTimeout, with everything in its kernel
 		lost         bool
+		far          bool            // its segments are short and its buffer is small
 		why          []server.Reason // it was lost: one of these
 	}{
 		{name: "reads as fast as it can", closeTimeout: 100 * time.Millisecond, pause: fast},
@@ -115,6 +126,8 @@ func TestCloseBig(t *testing.T) {
 			quit: func(*bigReader) {}, lost: true, why: []server.Reason{server.PeerSlow}},
 		{name: "closes halfway", buffer: 64 << 10, closeTimeout: 100 * time.Millisecond, pause: fast,
 			quit: func(b *bigReader) { _ = b.nc.Close() }, lost: true, why: []server.Reason{server.PeerReset, server.PeerClosed}},
+		{name: "takes a little at a time", far: true, closeTimeout: 100 * time.Millisecond, pause: fast,
+			quit: func(b *bigReader) { b.sip(2<<10, 100*time.Millisecond) }, lost: true, why: []server.Reason{server.PeerSlow}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -122,7 +135,11 @@ func TestCloseBig(t *testing.T) {
 			ln, err := server.Listen("127.0.0.1:0")
 			require.NoError(t, err)
 			serveOn(t, h, server.Config{Loops: 1, BacklogMax: 32 << 20, WriteTimeout: time.Second, CloseTimeout: c.closeTimeout, Tick: 20 * time.Millisecond}, ln)
-			nc, err := net.Dial("tcp", ln.Addr().String())
+			var dial net.Dialer
+			if c.far {
+				dial.Control = farAway
+			}
+			nc, err := dial.Dial("tcp", ln.Addr().String())
 			require.NoError(t, err)
 			defer nc.Close()
 			b := &bigReader{nc: nc.(*net.TCPConn), r: bufio.NewReaderSize(nc, bigMessage)}

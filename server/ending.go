@@ -94,7 +94,7 @@ func (c *conn) finish() {
 		c.flush()
 		if c.phase == closing {
 			c.discard()
-			if wait := c.lookClosing(c.srv.elapsed()); c.phase == closing {
+			if wait := c.part(c.srv.elapsed()); c.phase == closing {
 				c.loop.lookIn(c.id, wait)
 			}
 		}

@@ -42,6 +42,16 @@ func newLogLimiter(h slog.Handler) *logLimiter {
 	return &logLimiter{h, &logState{window: logWindow, kinds: map[string]*logKind{}}}
 }
 
+// Enabled implements slog.Handler.
+func (h *logLimiter) Enabled(ctx context.Context, l slog.Level) (on bool) {
+	defer func() {
+		if recover() != nil {
+			on = false
+		}
+	}()
+	return h.Handler.Enabled(ctx, l)
+}
+
 // Handle implements slog.Handler.
 func (h *logLimiter) Handle(ctx context.Context, r slog.Record) error {
 	if !h.pass(r) {

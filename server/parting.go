@@ -5,6 +5,18 @@ import (
 	"time"
 )
 
+// partingLeast is what a peer must take in each Config.WriteTimeout of what is left for it, if that is more: else one that
+// takes a byte now and then would keep its place, and its memory here, for days after we closed.
+const partingLeast = 32 << 10
+
+// part begins to look at it.
+func (c *conn) part(now time.Duration) time.Duration {
+	if taken := c.acknowledged(); taken > c.delivered {
+		c.delivered, c.movedAt = taken, now
+	}
+	return c.lookClosing(now)
+}
+
 // lookClosing looks at a session that we let go in good order: the Goodbye, and what is before it, must
 // arrive, with progress, and then the peer's FIN must come.
 func (c *conn) lookClosing(now time.Duration) time.Duration {
@@ -15,7 +27,7 @@ func (c *conn) lookClosing(now time.Duration) time.Duration {
 	}
 	if c.goneAt == 0 {
 		taken := c.acknowledged()
-		if taken > c.delivered {
+		if taken >= c.delivered+partingLeast {
 			c.delivered, c.movedAt = taken, now
 		}
 		if taken < c.bytesOut {
@@ -46,10 +58,14 @@ func (c *conn) lookGone(now time.Duration) time.Duration {
 
 // stuck says why a session that ends in good order is reset for want of progress.
 func (c *conn) stuck(taken uint64, d time.Duration) *CloseError {
+	d = d.Round(time.Millisecond)
+	if some := taken - c.delivered; some > 0 {
+		return &CloseError{Reason: PeerSlow, Detail: fmt.Sprintf("it has taken %d bytes of the last %d in %v", some, c.bytesOut-c.delivered, d)}
+	}
 	cause := &CloseError{Reason: PeerSlow}
 	if ti := c.sample(int(c.fd)); ti.Unacked > 0 && ti.SndWnd > 0 {
 		cause.Reason = PathDead
 	}
-	cause.Detail = fmt.Sprintf("it has taken none of the last %d bytes for %v", c.bytesOut-taken, d.Round(time.Millisecond))
+	cause.Detail = fmt.Sprintf("it has taken none of the last %d bytes for %v", c.bytesOut-taken, d)
 	return cause
 }

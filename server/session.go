@@ -96,8 +96,8 @@ var ErrText = errors.New("server: the text of Close was cut to 123 bytes of UTF-
 
 // Close ends the session: what is queued is flushed, a Goodbye with r and text follows, and then the
 // server waits up to Config.CloseTimeout for the peer to close first. OnClose is called when it has,
-// or when the server has reset it. It does so before everything has arrived only if the peer takes nothing for
-// Config.WriteTimeout: then, or if the peer goes meanwhile, the end says so in Err. A reason below 200 (the application found the peer's protocol
+// or when the server has reset it. It does so before everything has arrived only if the peer takes less than
+// 32 KiB, or nothing, in a Config.WriteTimeout: then, or if the peer goes meanwhile, the end says so in Err. A reason below 200 (the application found the peer's protocol
 // wrong, say) resets the peer at once instead, after a Goodbye if one can be sent without waiting.
 //
 // If the session has ended already, Close returns an *EndedError. r is PeerProtocol, PeerSlow,

@@ -102,7 +102,7 @@ func (l *loop) stack() string {
 
 // inTurn are functions of which one is on the stack of a loop that is in a turn. A goroutine that a Handler
 // has started inherits the label, but not these.
-var inTurn = []string{"pulsewheel/server.(*engine).On", "pulsewheel/server.(*loop).Run"}
+var inTurn = []string{"pulsewheel/server.(*engine).OnOpen", "pulsewheel/server.(*engine).OnTraffic", "pulsewheel/server.(*engine).OnClose", "pulsewheel/server.(*loop).Run"}
 
 // stackIn finds in a goroutine profile the stack of the loop with that label. A Handler that uses labels
 // itself takes ours away; then it is any that no loop is known to have.
