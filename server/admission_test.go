@@ -65,16 +65,22 @@ type sink struct {
 	mu    sync.Mutex
 	lines []string
 	panic bool
+	deaf  bool
 }
 
-func (s *sink) Enabled(context.Context, slog.Level) bool { return true }
+func (s *sink) panics() bool {
+	if s.panic {
+		panic("the disk is full")
+	}
+	return false
+}
+
+func (s *sink) Enabled(context.Context, slog.Level) bool { return !s.deaf || s.panics() }
 func (s *sink) WithAttrs([]slog.Attr) slog.Handler       { return s }
 func (s *sink) WithGroup(string) slog.Handler            { return s }
 
 func (s *sink) Handle(_ context.Context, r slog.Record) error {
-	if s.panic {
-		panic("the disk is full")
-	}
+	s.panics()
 	line := r.Message
 	r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
 	s.mu.Lock()
@@ -133,6 +139,7 @@ func TestLogLimiter(t *testing.T) {
 	}
 	assert.LessOrEqual(t, len(h.kinds), logKinds+1)
 	(&sink{panic: true}).check(t)
+	(&sink{panic: true, deaf: true}).check(t)
 }
 
 func (s *sink) check(t *testing.T) {

@@ -67,7 +67,7 @@ func (s *Server) ListenAndServe(addr string) error {
 //
 // An accept that fails for want of descriptors or memory is tried again, with a growing pause and when a session has ended;
 // it does not end the server. Connections wait in the kernel's queue meanwhile: set Config.ConnsMax below the limit
-// on descriptors (RLIMIT_NOFILE, getrlimit(2)) so that those who are too many are told so.
+// on descriptors (RLIMIT_NOFILE, getrlimit(2)), less what the process needs for other things and 100, so that those who are too many are told so.
 func (s *Server) Serve(ln net.Listener) error {
 	defer ln.Close()
 	if err := s.open(&ln); err != nil {
@@ -215,10 +215,12 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 		}
 	case *net.UnixConn:
 		if c.RemoteAddr() == nil || c.RemoteAddr().Network() != "unix" {
+			s.counters.failed.Add(1)
 			_ = c.Close()
 			return errors.New("server: Serve: the listener gives Unix sockets that are not streams")
 		}
 	default:
+		s.counters.failed.Add(1)
 		_ = nc.Close()
 		return fmt.Errorf("server: Serve: the listener gives connections of type %T; only *net.TCPConn and *net.UnixConn can be served", nc)
 	}
@@ -255,7 +257,12 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 		s.log.Debug("pulsewheel: keepalive could not be set", "peer", c.session.RemoteAddr())
 	}
 	s.entering.Add(1)
-	h.queue <- newcomer{nc, c}
+	if !h.take(newcomer{nc, c}) {
+		s.entering.Add(-1)
+		s.admission.leave(remote.Addr())
+		s.release(h.loop)
+		s.refuse(nc, refusedFull)
+	}
 	return nil
 }
 
@@ -282,6 +289,7 @@ type hall struct {
 	loop    *loop
 	queue   chan newcomer
 	handed  chan handed
+	settled chan struct{}  // closed when no more come, and all who have are on their loop
 	since   atomic64.Int64 // when the oldest connection handed to gnet was; 0: none is
 	waiting sync.WaitGroup
 }
@@ -299,7 +307,7 @@ type handed struct {
 }
 
 func openHall(s *Server, l *loop) *hall {
-	h := &hall{srv: s, loop: l, queue: make(chan newcomer, hallPlaces), handed: make(chan handed, inFlight)}
+	h := &hall{srv: s, loop: l, queue: make(chan newcomer, hallPlaces), handed: make(chan handed, inFlight), settled: make(chan struct{})}
 	h.waiting.Add(2)
 	go h.hand()
 	go h.await()
@@ -310,6 +318,21 @@ func openHall(s *Server, l *loop) *hall {
 func (h *hall) stuck(now time.Duration) bool {
 	since := time.Duration(h.since.Load())
 	return since != 0 && now-since > patience || len(h.queue) == cap(h.queue)
+}
+
+// take waits for a place. false: every loop is stuck, and the server ends.
+func (h *hall) take(n newcomer) bool {
+	select {
+	case h.queue <- n:
+		return true
+	default:
+	}
+	select {
+	case h.queue <- n:
+		return true
+	case <-h.srv.stopping:
+		return false
+	}
 }
 
 // hand gives connections to gnet in the order in which they came.
@@ -357,8 +380,11 @@ func (h *hall) failed(c *conn, err error) {
 	h.srv.release(h.loop)
 }
 
-// close waits until all who have come are on their loop.
+// close lets nobody in any more. Those who have come settle, when their loop lets them.
 func (h *hall) close() {
 	close(h.queue)
-	h.waiting.Wait()
+	go func() {
+		h.waiting.Wait()
+		close(h.settled)
+	}()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync"
 	atomic32 "sync/atomic"
 	"time"
 
@@ -77,8 +78,8 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// beginEnd shuts the front door and waits until who has come through it is on a loop, with OnOpen
-// called. It is true for one caller; done is closed when that one is through.
+// beginEnd shuts the front door. Who has come through it is on a loop, with OnOpen called, when the loop's hall has
+// settled. It is true for one caller; done is closed when that one is through.
 func (s *Server) beginEnd(hurry bool) bool {
 	s.mu.Lock()
 	if hurry && !s.hurried {
@@ -104,7 +105,7 @@ func (s *Server) beginEnd(hurry bool) bool {
 		h.close()
 	}
 	if s.retrySpread = s.cfg.RetrySpread; s.retrySpread == 0 {
-		s.retrySpread = time.Duration(s.Stats().Live) * time.Millisecond
+		s.retrySpread = time.Duration(s.held.Load()) * time.Millisecond
 	}
 	return true
 }
@@ -128,28 +129,32 @@ func (s *Server) tellAll(ctx context.Context) {
 		left = max(time.Until(deadline), 1)
 	}
 	done := make(chan struct{}, len(s.loops))
-	var all []*telling
-	for _, l := range s.loops {
+	settled := make(chan *telling, len(s.loops))
+	for i, l := range s.loops {
 		t := &telling{loop: l, begun: s.elapsed(), rate: rateOfTelling(int(l.load.Load()), left), done: done}
-		all = append(all, t)
+		go func() {
+			<-s.halls[i].settled
+			settled <- t
+		}()
 	}
 	beat := time.NewTicker(tellEvery)
 	defer beat.Stop()
-	for under := len(all); under > 0; {
-		for _, t := range all {
+	var all []*telling
+	for under := len(s.loops); under > 0; {
+		select {
+		case t := <-settled: // a loop that is held up has newcomers waiting, and holds up nobody else
+			all = append(all, t)
 			t.ask()
-		}
-		for again := false; !again && under > 0; {
-			select {
-			case <-done:
-				under--
-			case <-beat.C:
-				again = true
-			case <-ctx.Done():
-				return
-			case <-s.hurry:
-				return
+		case <-done:
+			under--
+		case <-beat.C:
+			for _, t := range all {
+				t.ask()
 			}
+		case <-ctx.Done():
+			return
+		case <-s.hurry:
+			return
 		}
 	}
 }
@@ -232,15 +237,20 @@ func (s *Server) awaitEmpty(ctx context.Context) error {
 // end resets what is left, runs what has been posted, and stops the loops.
 func (s *Server) end() {
 	defer close(s.done)
-	for _, l := range s.loops {
-		l.post(nil, func() {
-			l.conns(func(c *conn) {
-				defer c.crashed("close")
-				c.setEnd(&CloseError{Reason: ServerShutdown, Detail: s.farewellText()})
-				c.abort(c.phase == open)
+	var all sync.WaitGroup
+	for i, l := range s.loops {
+		all.Go(func() {
+			<-s.halls[i].settled
+			l.post(nil, func() {
+				l.conns(func(c *conn) {
+					defer c.crashed("close")
+					c.setEnd(&CloseError{Reason: ServerShutdown, Detail: s.farewellText()})
+					c.abort(c.phase == open)
+				})
 			})
 		})
 	}
+	all.Wait()
 	for s.held.Load() > 0 {
 		<-s.empty
 	}
@@ -255,7 +265,7 @@ func (s *Server) end() {
 	}
 	if s.engine != nil {
 		s.engine.stop()
-		s.watchLoops(0) // the ticker has ended, and so has every turn
+		s.watchLoops(0, 0) // the ticker has ended, and so has every turn
 		s.reports.Wait()
 	}
 	s.lines.close()

@@ -339,3 +339,37 @@ func TestCloseFromAHandler(t *testing.T) {
 	assert.Equal(t, server.ServerShutdown, code)
 	cl.wasReset(t, nil)
 }
+
+// A loop that is held up, with somebody on the way to it, does not keep those on other loops from being told.
+func TestDrainBesideABlockedLoop(t *testing.T) {
+	t.Parallel()
+	cfg := calm()
+	cfg.Loops = 2
+	h := newRecorder()
+	srv := start(t, h, cfg)
+	var cl [3]*client
+	var s [3]*server.Session
+	for i := range cl { // on loops 0, 1, 0
+		cl[i] = dial(t, srv)
+		s[i] = h.nextOpen(t)
+	}
+	release := hold(t, s[1])
+	late := dial(t, srv) // on 1, which has the fewest
+	eventually(t, 5*time.Second, func() bool { return srv.Stats().Accepted == 4 }, "it has been accepted")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	drained := make(chan error, 1)
+	go func() { drained <- srv.Drain(ctx) }()
+	for _, i := range []int{0, 2} {
+		cl[i].retryAfter(t)
+		cl[i].Close()
+	}
+	assert.EqualValues(t, 3, srv.Stats().Opened, "the loop is still held")
+	release()
+	for _, c := range []*client{cl[1], late} {
+		c.retryAfter(t)
+		c.Close()
+	}
+	require.NoError(t, <-drained)
+	assert.EqualValues(t, 4, srv.Stats().Closed)
+}

@@ -183,7 +183,7 @@ func (s *Server) onTick() time.Duration {
 	if !s.ready.Load() {
 		return s.cfg.Tick
 	}
-	s.watchLoops(time.Duration(min(missed, 2)) * s.cfg.Tick)
+	s.watchLoops(time.Duration(min(missed, 2))*s.cfg.Tick, before)
 	nudge := tick.Sub(s.nudged) >= s.nudge
 	if nudge {
 		s.nudged = tick

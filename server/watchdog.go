@@ -22,7 +22,9 @@ type watch struct {
 // watchLoops looks at every loop. seen is the time since it last did, or what of it counts: a ticker that was
 // itself away (the process was stopped, the machine suspended, a debugger at work) has seen nothing of it. It is
 // called by the ticker, or when there is none any more.
-func (s *Server) watchLoops(seen time.Duration) {
+//
+// The loops' clock was last at the last look: a turn that began at that tick may have begun after it.
+func (s *Server) watchLoops(seen time.Duration, last uint32) {
 	if s.cfg.BlockWarning < 0 {
 		return
 	}
@@ -30,7 +32,7 @@ func (s *Server) watchLoops(seen time.Duration) {
 	for i, l := range s.loops {
 		w := &s.watches[i]
 		turn := l.turn.Load()
-		if turn != w.turn || turn == 0 { // turns that begin after a look have a later tick
+		if turn != w.turn || turn == 0 {
 			if w.begun != nil {
 				n.blocked.Add(-1)
 				s.reports.Add(1)
@@ -38,6 +40,9 @@ func (s *Server) watchLoops(seen time.Duration) {
 			}
 			*w = watch{turn: turn}
 			continue
+		}
+		if turn == last {
+			continue // it may be another, as short as the one before
 		}
 		w.held += seen
 		if w.held < s.cfg.BlockWarning {

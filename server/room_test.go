@@ -1,0 +1,62 @@
+//go:build unix
+
+package server
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The process's descriptors are counted, however many there are. It is not parallel: others open some.
+func TestDescriptorsUsed(t *testing.T) {
+	before, err := descriptorsUsed()
+	if err != nil {
+		t.Skip("this system does not tell: ", err)
+	}
+	const n = 200
+	for range n {
+		f, err := os.Open(os.DevNull)
+		require.NoError(t, err)
+		defer f.Close()
+	}
+	after, err := descriptorsUsed()
+	require.NoError(t, err)
+	assert.InDelta(t, n, after-before, 10)
+	assert.Greater(t, descriptorLimit(), after)
+}
+
+// A loop whose turns are short is not held up, however late the ticker comes: turns that begin in the same tick cannot be told apart.
+func TestWatchdogOfShortTurns(t *testing.T) {
+	s, err := New(Base{}, Config{Tick: 200 * time.Millisecond, BlockWarning: 400 * time.Millisecond})
+	require.NoError(t, err)
+	l := newLoop(s, 0)
+	s.loops, s.watches = []*loop{l}, make([]watch, 1)
+	for tick := uint32(10); tick < 30; tick += 2 { // the ticker is late by a tick each time
+		before := s.now.Load()
+		s.now.Store(tick)
+		l.enter()
+		s.watchLoops(2*s.cfg.Tick, before)
+		l.exit()
+		l.enter()
+		s.watchLoops(2*s.cfg.Tick, tick)
+		l.exit()
+	}
+	assert.Zero(t, s.Stats().Blocks)
+	s.now.Store(30)
+	l.enter()
+	for tick := uint32(30); tick < 36; tick += 2 { // and one that is not
+		before := s.now.Load()
+		s.now.Store(tick)
+		s.watchLoops(2*s.cfg.Tick, before)
+	}
+	s.reports.Wait()
+	assert.EqualValues(t, 1, s.Stats().Blocks)
+	l.exit()
+	s.watchLoops(s.cfg.Tick, 34)
+	s.reports.Wait()
+	assert.Zero(t, s.Stats().Blocked)
+}
