@@ -57,8 +57,11 @@ func honestRole(args []string) {
 		defer mu.Unlock()
 		found.Gone = append(found.Gone, why.Error())
 	}
+	pause, err := time.ParseDuration(args[3])
+	fatal(err)
 	all := make([]*honestClient, n)
 	for i := range all {
+		time.Sleep(pause)
 		nc, err := net.Dial("tcp", args[0])
 		fatal(err)
 		c := &honestClient{Conn: nc}
@@ -127,10 +130,15 @@ func honestRole(args []string) {
 	}
 }
 
-// startHonest starts a process of n honest clients that each send a message every so often.
-func startHonest(t testing.TB, addr string, n int, every time.Duration) *child {
+// startHonest starts a process of n honest clients that each send a message every so often. They come at
+// so many a second; 0: as fast as they can.
+func startHonest(t testing.TB, addr string, n int, every time.Duration, rate int) *child {
 	t.Helper()
-	return spawn(t, role(t, "honest", addr, strconv.Itoa(n), every.String()), nil)
+	pause := time.Duration(0)
+	if rate > 0 {
+		pause = time.Second / time.Duration(rate)
+	}
+	return spawn(t, role(t, "honest", addr, strconv.Itoa(n), every.String(), pause.String()), nil)
 }
 
 // measure has honest clients talk for d. None may have lost anything.

@@ -127,17 +127,25 @@ func (h *flooded) OnClose(_ *server.Session, end *server.CloseError) {
 
 // TestFlood has clients send all kinds of frames as fast as they can to a server that limits them, connecting anew each time they
 // are ended: they are told peer_flood. Honest ones next to them talk on; their round trips are printed without and with the flood. The
-// limit costs a flooder its connection, not the machine its time: the connects of those who come again are the load.
+// limit costs a flooder its connection, not the machine its time: the connects of those who come again are the load, which
+// AcceptRate bounds.
 //
 //	go test ./bench -run TestFlood -v -flood.conns 50 -flood.honest 1000 -flood.rounds 5 -flood.window 4s
 func TestFlood(t *testing.T) {
+	for _, accepts := range []int{0, 100} {
+		t.Run(fmt.Sprint("AcceptRate ", accepts), func(t *testing.T) { floodsEnd(t, accepts) })
+	}
+}
+
+func floodsEnd(t *testing.T, accepts int) {
+	begun := time.Now()
 	h := &flooded{others: map[string]int{}}
 	ln, err := server.Listen("127.0.0.1:0")
 	require.NoError(t, err)
 	rate := server.Rate{Messages: 100, MessageBurst: 200, Bytes: 256 << 10, ByteBurst: 256 << 10}
-	srv := serveOn(t, h, server.Config{Loops: 1, Rate: rate}, ln)
+	srv := serveOn(t, h, server.Config{Loops: 1, Rate: rate, AcceptRate: accepts}, ln)
 	addr := ln.Addr().String()
-	honest := startHonest(t, addr, *floodHonest, 100*time.Millisecond)
+	honest := startHonest(t, addr, *floodHonest, 100*time.Millisecond, accepts)
 	hostile := spawn(t, role(t, "flood", addr, strconv.Itoa(*floodConns)), nil)
 	told, during := map[int]int{}, time.Duration(0)
 	compareHonest(t, honest, "a flood", *floodRounds, *floodWindow, func() {
@@ -155,11 +163,16 @@ func TestFlood(t *testing.T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	require.Positive(t, h.floods)
-	t.Logf("%d floods in %v, %d at a time, ended as %v; %d of them read so in a Goodbye, %d met only the RST",
-		h.floods, during.Round(time.Millisecond), *floodConns, server.PeerFlood, told[int(server.PeerFlood)], told[0])
+	st := srv.Stats()
+	t.Logf("%d floods in %v, %d at a time, ended as %v; %d of them read so in a Goodbye; %d were refused; %d met only an RST",
+		h.floods, during.Round(time.Millisecond), *floodConns, server.PeerFlood, told[int(server.PeerFlood)], st.Refused, told[0])
 	t.Logf("a flood got %d bytes and %d frames in before it was ended; one was told %q", h.in/uint64(h.floods), h.frames/uint64(h.floods), h.one)
 	assert.Empty(t, h.others, "nobody else ends")
-	assert.Equal(t, h.floods, told[int(server.PeerFlood)]+told[0], "the server's count and the clients'")
+	assert.Equal(t, h.floods+int(st.Refused), told[int(server.PeerFlood)]+told[int(server.ServerFull)]+told[0], "the server's count and the clients'")
 	assert.Greater(t, told[int(server.PeerFlood)], h.floods/2, "most are told")
-	assert.Len(t, srv.Stats().Reasons, 1)
+	assert.Len(t, st.Reasons, 1)
+	assert.Equal(t, st.Refused, st.RefusedRate)
+	if accepts > 0 {
+		assert.LessOrEqual(t, h.floods, accepts*(2+int(time.Since(begun).Seconds())), "no more come than AcceptRate lets in")
+	}
 }

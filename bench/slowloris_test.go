@@ -246,7 +246,7 @@ func TestSlowloris(t *testing.T) {
 	require.NoError(t, err)
 	srv := serveOn(t, h, server.Config{Loops: 1, Tick: tick, HandshakeTimeout: *slowlorisTimeout, FrameTimeout: *slowlorisTimeout}, ln)
 	addr := ln.Addr().String()
-	honest := startHonest(t, addr, *slowlorisHonest, every)
+	honest := startHonest(t, addr, *slowlorisHonest, every, 0)
 	hostile := spawn(t, role(t, "slowloris", addr, strconv.Itoa(*slowlorisConns), pause.String(), slowlorisTimeout.String()), nil)
 	held := watchHeldUp()
 	defer held.stop()
