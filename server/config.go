@@ -41,7 +41,7 @@ type Config struct {
 	// BlockWarning is how long one turn of a loop may take, the Handler's methods in it included, before it is
 	// logged, with the stack of whatever holds it up, and counted in Stats. It ends no session. If zero, it is a
 	// quarter of Policy.Interval, the time that a Ping's answer has before its peer is suspect, but no less than
-	// 250 ms and no more than 1 s. At least two of Tick. Negative: nobody watches.
+	// 250 ms and no more than 1 s. At least three of Tick. Negative: nobody watches.
 	BlockWarning time.Duration
 
 	// Loops is the number of event loops. If zero, it is GOMAXPROCS. With more than that the loops wait for
@@ -135,10 +135,10 @@ func (c Config) withDefaults() (Config, error) {
 		return c, err
 	}
 	if c.BlockWarning == 0 {
-		c.BlockWarning = max(blockWarningMin, min(c.Policy.Interval/4, blockWarningMax), 2*c.Tick)
+		c.BlockWarning = max(blockWarningMin, min(c.Policy.Interval/4, blockWarningMax), 3*c.Tick)
 	}
-	if c.BlockWarning > durationMax || c.BlockWarning > 0 && c.BlockWarning < 2*c.Tick {
-		return c, fmt.Errorf("server: Config.BlockWarning: %v is not between two of Tick, %v, and %v", c.BlockWarning, 2*c.Tick, durationMax)
+	if c.BlockWarning > durationMax || c.BlockWarning > 0 && c.BlockWarning < 3*c.Tick {
+		return c, fmt.Errorf("server: Config.BlockWarning: %v is not between three of Tick, %v, and %v", c.BlockWarning, 3*c.Tick, durationMax)
 	}
 	if c.PayloadMax < 0 || c.PayloadMax > codec.PayloadLimit {
 		return c, fmt.Errorf("server: Config.PayloadMax: %d is not between 0 and %d", c.PayloadMax, codec.PayloadLimit)

@@ -45,7 +45,7 @@ func TestConfigWrong(t *testing.T) {
 			[]string{"Config.Tick", "251ms", "1s"}},
 		{"Interval too short for any Tick", Config{Policy: heartbeat.Policy{Interval: 19 * time.Millisecond}},
 			[]string{"Config.Tick", "5ms", "19ms"}},
-		{"BlockWarning below two of Tick", Config{BlockWarning: 199 * time.Millisecond}, []string{"Config.BlockWarning", "199ms", "200ms"}},
+		{"BlockWarning below three of Tick", Config{BlockWarning: 299 * time.Millisecond}, []string{"Config.BlockWarning", "299ms", "300ms"}},
 		{"BlockWarning too long", Config{BlockWarning: 7*24*time.Hour + 1}, []string{"Config.BlockWarning", "168h0m0.000000001s"}},
 		{"Loops below 0", Config{Loops: -1}, []string{"Config.Loops", "-1"}},
 		{"Loops above 255", Config{Loops: 256}, []string{"Config.Loops", "256", "255"}},
@@ -98,7 +98,7 @@ func TestConfigAtTheLimits(t *testing.T) {
 		{HandshakeTimeout: 1, FrameTimeout: 1, WriteTimeout: 1, CloseTimeout: 1},
 		{Loops: 255, ConnsMax: 1<<31 - 1, BacklogMax: 1<<31 - 1, PayloadMax: codec.PayloadLimit},
 		{PayloadMax: 1000, BacklogMax: 1004},
-		{BlockWarning: 200 * time.Millisecond},
+		{BlockWarning: 300 * time.Millisecond},
 		{BlockWarning: -1},
 		{PayloadMax: 1000, BacklogMax: 1004, BacklogHigh: 1004, BacklogLow: 1003},
 		{BacklogHigh: 1},
@@ -151,7 +151,7 @@ func TestConfigDerived(t *testing.T) {
 	assert.Equal(t, 7*time.Second, fill(Config{Policy: heartbeat.Policy{Timeout: 7 * time.Second}}).WriteTimeout)
 	assert.Equal(t, 500*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: 2 * time.Second}}).BlockWarning)
 	assert.Equal(t, 250*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: 300 * time.Millisecond}}).BlockWarning)
-	assert.Equal(t, 20*time.Second, fill(Config{Policy: heartbeat.Policy{Interval: time.Hour}, Tick: 10 * time.Second}).BlockWarning)
+	assert.Equal(t, 30*time.Second, fill(Config{Policy: heartbeat.Policy{Interval: time.Hour}, Tick: 10 * time.Second}).BlockWarning)
 	assert.Equal(t, 30*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: 300 * time.Millisecond}}).Tick)
 	assert.Equal(t, 5*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: 30 * time.Millisecond}}).Tick)
 	assert.Equal(t, 100*time.Millisecond, fill(Config{Policy: heartbeat.Policy{Interval: time.Hour}}).Tick)

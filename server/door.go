@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
-	atomic64 "sync/atomic" // its 64-bit values are aligned on 32-bit systems
 	"syscall"
 	"time"
 
@@ -17,9 +15,6 @@ import (
 const (
 	backoffMin = 5 * time.Millisecond // after an accept that failed
 	backoffMax = time.Second
-	hallPlaces = 256 // connections that wait for one loop; beyond it the kernel's queue holds them
-	inFlight   = 8   // of those, handed to gnet at a time: each is a goroutine there until OnOpen has run
-	patience   = 10 * time.Millisecond
 )
 
 // Listen opens a listener for Serve. addr is "tcp://host:port" or "unix:///path"; without a scheme
@@ -106,6 +101,11 @@ func (s *Server) open(ln *net.Listener) error {
 func (s *Server) accept(ln net.Listener) error {
 	var waiting net.Conn // accepted, but there is no room for it yet
 	failing, pause := false, time.Duration(0)
+	defer func() {
+		if failing {
+			s.failing.Add(-1)
+		}
+	}()
 	prepared, proven := s.prepare(ln), false
 	for {
 		nc, err := waiting, error(nil)
@@ -116,6 +116,11 @@ func (s *Server) accept(ln net.Listener) error {
 		}
 		if err == nil {
 			waiting, err = nc, s.room()
+			if err != nil && s.full() { // no use to wait
+				s.refuse(nc, refusedFull, false)
+				waiting = nil
+				continue
+			}
 		}
 		if err != nil {
 			var errno syscall.Errno
@@ -136,7 +141,7 @@ func (s *Server) accept(ln net.Listener) error {
 				pause = 0
 			case <-s.stopping:
 				if waiting != nil {
-					s.refuse(waiting, refusedFull)
+					s.refuse(waiting, refusedFull, true)
 					waiting = nil
 				}
 			}
@@ -233,7 +238,7 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 	}
 	if why != admitted {
 		s.release(nil)
-		s.refuse(nc, why)
+		s.refuse(nc, why, true)
 		return nil
 	}
 	c, err := newConn(s, remote, tcp)
@@ -261,10 +266,13 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 		s.entering.Add(-1)
 		s.admission.leave(remote.Addr())
 		s.release(h.loop)
-		s.refuse(nc, refusedFull)
+		s.refuse(nc, refusedFull, true)
 	}
 	return nil
 }
+
+// full tells whether there are as many connections as Config.ConnsMax lets in.
+func (s *Server) full() bool { return s.cfg.ConnsMax > 0 && s.held.Load() >= int64(s.cfg.ConnsMax) }
 
 // choose returns the hall of the loop with the fewest connections, of those that are not stuck; only
 // when every loop is, its choice makes the front door wait.
@@ -279,112 +287,4 @@ func (s *Server) choose() *hall {
 		}
 	}
 	return best
-}
-
-// hall is where accepted connections wait for their loop. gnet enrolls asynchronously, but keeps a
-// goroutine for each until OnOpen has run; so only a few are handed to it at a time, and a loop that
-// is blocked holds up its own newcomers alone.
-type hall struct {
-	srv     *Server
-	loop    *loop
-	queue   chan newcomer
-	handed  chan handed
-	settled chan struct{}  // closed when no more come, and all who have are on their loop
-	since   atomic64.Int64 // when the oldest connection handed to gnet was; 0: none is
-	waiting sync.WaitGroup
-}
-
-type newcomer struct {
-	nc net.Conn
-	c  *conn
-}
-
-// handed is a connection on its way through gnet; wait blocks until it has arrived, or failed.
-type handed struct {
-	c    *conn
-	at   time.Duration
-	wait func() error
-}
-
-func openHall(s *Server, l *loop) *hall {
-	h := &hall{srv: s, loop: l, queue: make(chan newcomer, hallPlaces), handed: make(chan handed, inFlight), settled: make(chan struct{})}
-	h.waiting.Add(2)
-	go h.hand()
-	go h.await()
-	return h
-}
-
-// stuck tells whether a newcomer would have to wait: one has for longer than patience, or no place is free.
-func (h *hall) stuck(now time.Duration) bool {
-	since := time.Duration(h.since.Load())
-	return since != 0 && now-since > patience || len(h.queue) == cap(h.queue)
-}
-
-// take waits for a place. false: every loop is stuck, and the server ends.
-func (h *hall) take(n newcomer) bool {
-	select {
-	case h.queue <- n:
-		return true
-	default:
-	}
-	select {
-	case h.queue <- n:
-		return true
-	case <-h.srv.stopping:
-		return false
-	}
-}
-
-// hand gives connections to gnet in the order in which they came.
-func (h *hall) hand() {
-	defer h.waiting.Done()
-	defer close(h.handed)
-	for n := range h.queue {
-		at := h.srv.elapsed()
-		wait, err := h.srv.engine.enroll(n.nc, n.c)
-		if err != nil {
-			h.failed(n.c, err)
-			h.srv.entering.Add(-1)
-			continue
-		}
-		h.since.CompareAndSwap(0, int64(at))
-		h.handed <- handed{n.c, at, wait}
-	}
-}
-
-// await sees each of them arrive.
-func (h *hall) await() {
-	defer h.waiting.Done()
-	for p := range h.handed {
-		h.since.Store(int64(p.at))
-		if err := p.wait(); err != nil {
-			h.failed(p.c, err)
-		} else if !p.c.opened.Load() {
-			h.failed(p.c, errors.New("the poller refused the descriptor"))
-		}
-		h.srv.entering.Add(-1)
-		if len(h.handed) == 0 {
-			h.since.Store(0)
-		}
-	}
-}
-
-// failed gives up a connection that could not be enrolled: it has been closed, with an RST. gnet needs a second descriptor
-// for it, for a moment.
-func (h *hall) failed(c *conn, err error) {
-	h.srv.counters.acceptErrors.Add(1)
-	h.srv.counters.failed.Add(1)
-	h.srv.unchecked.Store(0)
-	h.srv.log.Warn("pulsewheel: an accepted connection could not be enrolled", "err", err)
-	h.srv.admission.leave(c.session.addr)
-	h.srv.release(h.loop)
-}
-
-// close lets nobody in any more. Those who have come settle, when their loop lets them.
-func (h *hall) close() {
-	close(h.queue)
-	go func() {
-		h.waiting.Wait()
-		close(h.settled)
-	}()
 }

@@ -170,7 +170,7 @@ type gnetLog struct{ *slog.Logger }
 
 func (g gnetLog) say(format string, args []any) {
 	if g.Enabled(context.Background(), slog.LevelDebug) {
-		g.Debug("gnet: " + fmt.Sprintf(format, args...))
+		g.Debug("gnet", "says", fmt.Sprintf(format, args...)) // one kind of line, for the limiter
 	}
 }
 

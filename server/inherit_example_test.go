@@ -18,8 +18,8 @@ func inherited() ([]net.Listener, error) {
 		return nil, errors.New("LISTEN_PID is not this process: nobody passes it sockets")
 	}
 	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	if err != nil {
-		return nil, fmt.Errorf("LISTEN_FDS: %w", err)
+	if err != nil || n < 1 {
+		return nil, fmt.Errorf("LISTEN_FDS is %q, not a number of sockets", os.Getenv("LISTEN_FDS"))
 	}
 	var lns []net.Listener
 	for fd := 3; fd < 3+n; fd++ {

@@ -13,8 +13,9 @@ const (
 	porchMax  = 64                     // refused connections that wait for it
 )
 
-// refuse tells a connection why it may not come in, and has it reset: no TIME_WAIT stays here.
-func (s *Server) refuse(nc net.Conn, why refusal) {
+// refuse tells a connection why it may not come in, and has it reset: no TIME_WAIT stays here. Without room for it to stay a
+// moment that is at once.
+func (s *Server) refuse(nc net.Conn, why refusal, room bool) {
 	s.counters.refused.Add(1)
 	switch why {
 	case refusedAddr:
@@ -27,6 +28,10 @@ func (s *Server) refuse(nc net.Conn, why refusal) {
 		_, _ = nc.Write(b)
 	} else {
 		s.log.Debug("pulsewheel: the codec refused a Goodbye", "err", err)
+	}
+	if !room {
+		reset(nc)
+		return
 	}
 	select {
 	case s.porch <- refused{nc, s.elapsed() + porchTime}:

@@ -31,7 +31,7 @@ func TestDescriptorsUsed(t *testing.T) {
 
 // A loop whose turns are short is not held up, however late the ticker comes: turns that begin in the same tick cannot be told apart.
 func TestWatchdogOfShortTurns(t *testing.T) {
-	s, err := New(Base{}, Config{Tick: 200 * time.Millisecond, BlockWarning: 400 * time.Millisecond})
+	s, err := New(Base{}, Config{Tick: 200 * time.Millisecond, BlockWarning: 600 * time.Millisecond})
 	require.NoError(t, err)
 	l := newLoop(s, 0)
 	s.loops, s.watches = []*loop{l}, make([]watch, 1)
@@ -48,7 +48,7 @@ func TestWatchdogOfShortTurns(t *testing.T) {
 	assert.Zero(t, s.Stats().Blocks)
 	s.now.Store(30)
 	l.enter()
-	for tick := uint32(30); tick < 36; tick += 2 { // and one that is not
+	for tick := uint32(30); tick < 40; tick += 2 { // and one that is not
 		before := s.now.Load()
 		s.now.Store(tick)
 		s.watchLoops(2*s.cfg.Tick, before)
@@ -56,7 +56,7 @@ func TestWatchdogOfShortTurns(t *testing.T) {
 	s.reports.Wait()
 	assert.EqualValues(t, 1, s.Stats().Blocks)
 	l.exit()
-	s.watchLoops(s.cfg.Tick, 34)
+	s.watchLoops(s.cfg.Tick, 38)
 	s.reports.Wait()
 	assert.Zero(t, s.Stats().Blocked)
 }

@@ -5,19 +5,26 @@ package server
 import (
 	"net"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 // seedPair returns two connected sockets that need no network.
 func seedPair() (near, far net.Conn, err error) {
+	syscall.ForkLock.RLock() // no child is made until they are closed on exec
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	for _, fd := range fds {
+		if err == nil {
+			unix.CloseOnExec(fd)
+		}
+	}
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
 	var conns [2]net.Conn
 	for i, fd := range fds {
-		unix.CloseOnExec(fd)
 		f := os.NewFile(uintptr(fd), "seed")
 		c, ferr := net.FileConn(f) // a duplicate
 		_ = f.Close()

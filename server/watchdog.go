@@ -38,7 +38,7 @@ func (s *Server) watchLoops(seen time.Duration, last uint32) {
 				s.reports.Add(1)
 				go s.reportUnblocked(l, *w)
 			}
-			*w = watch{turn: turn}
+			*w = watch{turn: turn, held: -s.cfg.Tick} // a look may be late by less than a tick
 			continue
 		}
 		if turn == last {

@@ -5,9 +5,10 @@
 //	kill -TERM $(cat hotrestart.pid)    # the end
 //
 // On SIGHUP it starts its own file again, which inherits the listening socket (github.com/cloudflare/tableflip).
-// When the new process serves, the old one drains: its sessions are told server_shutdown and when to come back, and come to the
-// new one. No connect is refused meanwhile, for there is one listening socket with one queue, whoever accepts from it. A new
-// process that does not come to serve within a minute is killed, and the old one stays. While the old one drains, the
+// When the new process is ready to serve, the old one drains: its sessions are told server_shutdown and when to come back, and come to the
+// new one. No connect is refused meanwhile, for there is one listening socket with one queue, whoever accepts from it. The new one accepts nobody
+// before it has said that it is ready: should that fail, the old one goes on, and nobody is hurt. A new
+// process that is not ready within a minute is killed, and the old one stays. While the old one drains, the
 // new one cannot be replaced in its turn.
 //
 // # Whose child is it
@@ -68,8 +69,12 @@ func run(addr, pidFile string, grace time.Duration) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
 	go func() {
-		for sig := range signals {
-			if sig != syscall.SIGHUP {
+		for stopped := false; ; {
+			if sig := <-signals; sig != syscall.SIGHUP {
+				if stopped {
+					log.Fatal("at once: ", sig) // a second one
+				}
+				stopped = true
 				upg.Stop()
 				continue
 			}
@@ -90,18 +95,14 @@ func run(addr, pidFile string, grace time.Duration) error {
 	if err != nil {
 		return err
 	}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-	for !srv.Ready() {
-		select {
-		case err := <-served: // the old process goes on
+	if err := upg.Ready(); err != nil { // else the old process drains
+		if !parentHasGone(upg) { // it goes on; nobody has come here yet
 			return err
-		case <-time.After(time.Millisecond):
 		}
+		log.Print("the old process has gone meanwhile: ", err)
 	}
-	if err := upg.Ready(); err != nil { // the old process drains
-		return err
-	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }() // who has come meanwhile waits in the socket's queue
 	log.Print("serving on ", ln.Addr())
 
 	select {
@@ -110,13 +111,23 @@ func run(addr, pidFile string, grace time.Duration) error {
 		return err
 	case <-upg.Exit(): // the new process is ready, or somebody wants an end
 	}
-	signal.Reset(syscall.SIGTERM, os.Interrupt) // a second one ends it at once
+	drain(srv, grace)
+	st := srv.Stats()
+	log.Printf("left: %d sessions, %d of them told to go", st.Closed, st.Reasons[server.ServerShutdown])
+	return nil
+}
+
+func drain(srv *server.Server, grace time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	if err := srv.Drain(ctx); err != nil {
 		log.Print(err)
 	}
-	st := srv.Stats()
-	log.Printf("left: %d sessions, %d of them told to go", st.Closed, st.Reasons[server.ServerShutdown])
-	return nil
+}
+
+// parentHasGone tells whether there was a process before this one, and it has ended.
+func parentHasGone(upg *tableflip.Upgrader) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return upg.HasParent() && upg.WaitForParent(ctx) == nil
 }

@@ -78,6 +78,9 @@ func (s *service) log(t *testing.T) string {
 	return string(b)
 }
 
+// failures are the restarts that have failed.
+func (s *service) failures(t *testing.T) int { return strings.Count(s.log(t), "no restart: ") }
+
 // restart has a new process take over, and waits until the old one has gone.
 func (s *service) restart(t *testing.T) {
 	t.Helper()
