@@ -7,8 +7,10 @@ import (
 	"time"
 )
 
-// spareDescriptors are left to the rest of the process: files, a database.
-const spareDescriptors = 16
+const (
+	spareDescriptors = 16 // are left to the rest of the process: files, a database
+	countShare       = 10 // one part in so many of the time may go into counting: where they have to be listed, thousands take milliseconds
+)
 
 // room tells whether there are descriptors for the connection that has just been accepted, for all others that are on their
 // way in, and to spare: gnet needs a second one for each, for a moment, and loses a connection for which there is none. They are
@@ -21,7 +23,14 @@ func (s *Server) room() error {
 	for begun := s.elapsed(); s.entering.Load() > 0 && s.elapsed()-begun < patience; {
 		time.Sleep(patience / 100)
 	}
+	select { // who comes and goes at the limit must not have them counted all the time
+	case <-time.After(time.Duration(s.countAgain.Load()) - s.elapsed()):
+	case <-s.stopping:
+	}
+	begun := s.elapsed()
 	used, err := descriptorsUsed()
+	now := s.elapsed()
+	s.countAgain.Store(int64(now + countShare*(now-begun)))
 	if err != nil {
 		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 			return err

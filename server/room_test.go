@@ -29,6 +29,25 @@ func TestDescriptorsUsed(t *testing.T) {
 	assert.Greater(t, descriptorLimit(), after)
 }
 
+// Counting takes a tenth of the time at most.
+func TestDescriptorsAreNotCountedAllTheTime(t *testing.T) {
+	s, err := New(Base{}, Config{})
+	require.NoError(t, err)
+	s.descriptors = descriptorLimit()
+	begun, counting := s.elapsed(), time.Duration(0)
+	for range 50 {
+		s.unchecked.Store(0)
+		require.NoError(t, s.room())
+		counting += time.Duration(s.countAgain.Load()) - s.elapsed()
+	}
+	assert.Positive(t, counting)
+	assert.GreaterOrEqual(t, s.elapsed()-begun, counting*49/50*9/10)
+	s.countAgain.Store(int64(s.elapsed() + time.Hour))
+	s.unchecked.Store(0)
+	close(s.stopping)
+	require.NoError(t, s.room(), "it does not hold up the end")
+}
+
 // A loop whose turns are short is not held up, however late the ticker comes: turns that begin in the same tick cannot be told apart.
 func TestWatchdogOfShortTurns(t *testing.T) {
 	s, err := New(Base{}, Config{Tick: 200 * time.Millisecond, BlockWarning: 600 * time.Millisecond})

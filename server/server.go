@@ -43,6 +43,7 @@ type Server struct {
 	entering    atomic64.Int32 // connections that have been admitted and are not on their loop yet
 	descriptors int            // how many the process may have
 	unchecked   atomic64.Int64 // connections that may be accepted before those in use are counted again
+	countAgain  atomic64.Int64 // not before then
 
 	admission admission
 	swept     chan struct{} // the porch is empty and stays so
