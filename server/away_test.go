@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -170,6 +171,131 @@ func TestLoopAwayWhileTheFINComes(t *testing.T) {
 	e := h.nextClose(t)
 	assert.Equal(t, server.ServerClosed, e.end.Reason)
 	assert.False(t, e.end.Record.Reset)
+}
+
+// Who has taken all that the kernel had for him while the loop was away, in one long turn or in many short ones, and
+// waits for what it has not handed over, is not slow: neither while he is served, nor when he has been let go.
+func TestLoopAwayBehindABacklog(t *testing.T) {
+	for _, addr := range []string{"tcp://127.0.0.1:0", "unix://"} {
+		for _, closing := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%.4s closing=%v", addr, closing), func(t *testing.T) {
+				t.Parallel()
+				on := addr
+				if addr == "unix://" {
+					on += filepath.Join(t.TempDir(), "s")
+				}
+				awayBehindABacklog(t, on, closing)
+			})
+		}
+	}
+}
+
+func awayBehindABacklog(t *testing.T, addr string, closing bool) {
+	const size, messages, helpers, each = 64 << 10, 256, 30, 40 * time.Millisecond
+	cfg := calm()
+	cfg.WriteTimeout, cfg.BacklogMax = helpers*each/3, 2*size*messages
+	h, busy := busyBatch(each)
+	srv := startOn(t, h, cfg, addr)
+	away := busy(t, srv, helpers)
+	cl := dial(t, srv)
+	s := h.nextOpen(t)
+	for range messages {
+		require.NoError(t, s.Send(make([]byte, size)))
+	}
+	if closing {
+		require.NoError(t, s.Close(server.SessionReplaced, "bye"))
+	}
+	time.Sleep(50 * time.Millisecond) // the kernel is full, and gnet has the rest
+	away()
+	cl.takes(t, h, messages)
+}
+
+// busyBatch returns a handler that sleeps for each message, and busy: it opens so many helpers, and the function that it
+// returns has them all send one, so that the only loop is away for as long, in as many turns of one round.
+func busyBatch(each time.Duration) (h *recorder, busy func(t *testing.T, srv *server.Server, helpers int) (away func())) {
+	h = newRecorder()
+	h.onMessage = func(*server.Session, []byte) error { time.Sleep(each); return nil }
+	return h, func(t *testing.T, srv *server.Server, helpers int) func() {
+		var all []*client
+		for range helpers {
+			c := dial(t, srv)
+			h.nextOpen(t)
+			go c.beat()
+			all = append(all, c)
+		}
+		return func() {
+			for _, c := range all {
+				c.send(t, codec.Data, []byte("slow"))
+			}
+		}
+	}
+}
+
+// takes reads so many messages, and answers each Ping.
+func (c *client) takes(t *testing.T, h *recorder, messages int) {
+	for i := 0; i < messages; {
+		f, err := c.read()
+		if err != nil {
+			require.Fail(t, "ended", "%v after %d of %d: %v", err, i, messages, h.nextClose(t).end)
+		}
+		switch f.Type {
+		case codec.Data:
+			i++
+		case codec.Ping:
+			c.send(t, codec.Pong, f.Payload)
+		}
+	}
+}
+
+// Nor is he frozen if a Ping, too, waits behind what the loop has not handed over.
+func TestLoopAwayBeforeAPing(t *testing.T) {
+	t.Parallel()
+	const size, messages, helpers, each = 64 << 10, 256, 30, 40 * time.Millisecond
+	cfg, policy := calm(), quick().Policy
+	cfg.WriteTimeout, cfg.BacklogMax = 10*time.Second, 2*size*messages
+	h, busy := busyBatch(each)
+	srv := start(t, h, cfg)
+	away := busy(t, srv, helpers)
+	cl := dial(t, srv)
+	s := h.nextOpen(t)
+	require.NoError(t, s.SetPolicy(policy))
+	for range messages {
+		require.NoError(t, s.Send(make([]byte, size)))
+	}
+	time.Sleep(policy.Interval) // a Ping is due behind them
+	away()
+	cl.takes(t, h, messages)
+	go cl.beat()
+	lives(t, h, policy.Timeout)
+}
+
+// Nor has he too much waiting for him, if it is sent while the loop is away and he has taken what was there before.
+func TestLoopAwayWhileMuchIsSent(t *testing.T) {
+	t.Parallel()
+	const size, meanwhile = 64 << 10, 15
+	cfg := calm()
+	cfg.BacklogMax = 1 << 20
+	h := newRecorder()
+	srv, cl, s := open(t, h, cfg)
+	dial(t, srv)
+	helper := h.nextOpen(t)
+	sent := 0
+	for s.Backlog() < cfg.BacklogMax/2 {
+		require.NoError(t, s.Send(make([]byte, size)))
+		onLoop(t, s, func() {}) // it has been written
+		sent++
+	}
+	stall(t, helper, 300*time.Millisecond)
+	taken := make(chan struct{})
+	go func() {
+		defer close(taken)
+		cl.takes(t, h, sent+meanwhile)
+	}()
+	time.Sleep(100 * time.Millisecond) // he has taken what the kernel had
+	for range meanwhile {
+		require.NoError(t, s.Send(make([]byte, size)))
+	}
+	<-taken
 }
 
 func init() { roles["stoppable"] = stoppable }

@@ -220,6 +220,10 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 		if c.phase != open {
 			return 0
 		}
+		if c.pingEnd != 0 && c.owes(c.outbound()) {
+			c.movedAt = now
+			return c.srv.cfg.Tick
+		}
 		if ti := c.sample(int(c.fd)); ti.Known() {
 			e.Path = c.pathOf(ti, now)
 			if ti.LastDataRecv-jiffy < e.Silence {

@@ -32,7 +32,11 @@ func (c *conn) lookClosing(now time.Duration) time.Duration {
 		}
 		if taken < c.bytesOut {
 			stuck := now - c.movedAt
-			if stuck >= c.srv.cfg.WriteTimeout {
+			switch {
+			case stuck < c.srv.cfg.WriteTimeout:
+			case c.owes(c.outbound()):
+				c.delivered, c.movedAt, stuck = taken, now, 0
+			default:
 				c.because(c.stuck(taken, stuck))
 				c.abort(false)
 			}

@@ -25,6 +25,10 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if left > 0 {
 		return min(left, c.watchEvery(waiting))
 	}
+	if c.owes(waiting) {
+		c.movedAt = now
+		return c.watchEvery(waiting)
+	}
 	ti := c.sample(int(c.fd))
 	if c.kept != nil && c.kept.state == sockstat.Close {
 		return c.srv.cfg.Tick // the kernel has ended it while our loop was away: gnet is about to read how
@@ -36,6 +40,9 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	c.finish()
 	return 0
 }
+
+// owes tells whether what waits for the peer waits for our own loop, which was away: the kernel has room for it.
+func (c *conn) owes(waiting int) bool { return waiting > 0 && sockstat.Writable(int(c.fd)) }
 
 // movedWhen says when, since the last look, the peer last took something; never too early. It was when the last
 // acknowledgement came, if not before: probes of a closed window are acknowledged too, but carry no data. With nothing on its

@@ -26,6 +26,17 @@ func Receive(fd int, b []byte) (int, error) {
 	}
 }
 
+// Writable tells whether the kernel has room for enough that epoll would say so: for a third of the send buffer, on Linux.
+func Writable(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	for {
+		_, err := unix.Poll(fds, 0)
+		if err != unix.EINTR {
+			return err == nil && fds[0].Revents&unix.POLLOUT != 0
+		}
+	}
+}
+
 // PendingError takes the socket's pending error (SO_ERROR, socket(7)), which asking clears. nil: none.
 func PendingError(fd int) error {
 	v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
