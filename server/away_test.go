@@ -4,17 +4,18 @@ package server_test
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/atomic"
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
@@ -173,140 +174,22 @@ func TestLoopAwayWhileTheFINComes(t *testing.T) {
 	assert.False(t, e.end.Record.Reset)
 }
 
-// Who has taken all that the kernel had for him while the loop was away, in one long turn or in many short ones, and
-// waits for what it has not handed over, is not slow: neither while he is served, nor when he has been let go.
-func TestLoopAwayBehindABacklog(t *testing.T) {
-	for _, addr := range []string{"tcp://127.0.0.1:0", "unix://"} {
-		for _, closing := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%.4s closing=%v", addr, closing), func(t *testing.T) {
-				t.Parallel()
-				on := addr
-				if addr == "unix://" {
-					on += filepath.Join(t.TempDir(), "s")
-				}
-				awayBehindABacklog(t, on, closing)
-			})
-		}
-	}
-}
-
-func awayBehindABacklog(t *testing.T, addr string, closing bool) {
-	const size, messages, helpers, each = 64 << 10, 256, 30, 40 * time.Millisecond
-	cfg := calm()
-	cfg.WriteTimeout, cfg.BacklogMax = helpers*each/3, 2*size*messages
-	h, busy := busyBatch(each)
-	srv := startOn(t, h, cfg, addr)
-	away := busy(t, srv, helpers)
-	cl := dial(t, srv)
-	s := h.nextOpen(t)
-	for range messages {
-		require.NoError(t, s.Send(make([]byte, size)))
-	}
-	if closing {
-		require.NoError(t, s.Close(server.SessionReplaced, "bye"))
-	}
-	time.Sleep(50 * time.Millisecond) // the kernel is full, and gnet has the rest
-	away()
-	cl.takes(t, h, messages)
-}
-
-// busyBatch returns a handler that sleeps for each message, and busy: it opens so many helpers, and the function that it
-// returns has them all send one, so that the only loop is away for as long, in as many turns of one round.
-func busyBatch(each time.Duration) (h *recorder, busy func(t *testing.T, srv *server.Server, helpers int) (away func())) {
-	h = newRecorder()
-	h.onMessage = func(*server.Session, []byte) error { time.Sleep(each); return nil }
-	return h, func(t *testing.T, srv *server.Server, helpers int) func() {
-		var all []*client
-		for range helpers {
-			c := dial(t, srv)
-			h.nextOpen(t)
-			go c.beat()
-			all = append(all, c)
-		}
-		return func() {
-			for _, c := range all {
-				c.send(t, codec.Data, []byte("slow"))
-			}
-		}
-	}
-}
-
-// takes reads so many messages, and answers each Ping.
-func (c *client) takes(t *testing.T, h *recorder, messages int) {
-	for i := 0; i < messages; {
-		f, err := c.read()
-		if err != nil {
-			require.Fail(t, "ended", "%v after %d of %d: %v", err, i, messages, h.nextClose(t).end)
-		}
-		switch f.Type {
-		case codec.Data:
-			i++
-		case codec.Ping:
-			c.send(t, codec.Pong, f.Payload)
-		}
-	}
-}
-
-// Nor is he frozen if a Ping, too, waits behind what the loop has not handed over.
-func TestLoopAwayBeforeAPing(t *testing.T) {
-	t.Parallel()
-	const size, messages, helpers, each = 64 << 10, 256, 30, 40 * time.Millisecond
-	cfg, policy := calm(), quick().Policy
-	cfg.WriteTimeout, cfg.BacklogMax = 10*time.Second, 2*size*messages
-	h, busy := busyBatch(each)
-	srv := start(t, h, cfg)
-	away := busy(t, srv, helpers)
-	cl := dial(t, srv)
-	s := h.nextOpen(t)
-	require.NoError(t, s.SetPolicy(policy))
-	for range messages {
-		require.NoError(t, s.Send(make([]byte, size)))
-	}
-	time.Sleep(policy.Interval) // a Ping is due behind them
-	away()
-	cl.takes(t, h, messages)
-	go cl.beat()
-	lives(t, h, policy.Timeout)
-}
-
-// Nor has he too much waiting for him, if it is sent while the loop is away and he has taken what was there before.
-func TestLoopAwayWhileMuchIsSent(t *testing.T) {
-	t.Parallel()
-	const size, meanwhile = 64 << 10, 15
-	cfg := calm()
-	cfg.BacklogMax = 1 << 20
-	h := newRecorder()
-	srv, cl, s := open(t, h, cfg)
-	dial(t, srv)
-	helper := h.nextOpen(t)
-	sent := 0
-	for s.Backlog() < cfg.BacklogMax/2 {
-		require.NoError(t, s.Send(make([]byte, size)))
-		onLoop(t, s, func() {}) // it has been written
-		sent++
-	}
-	stall(t, helper, 300*time.Millisecond)
-	taken := make(chan struct{})
-	go func() {
-		defer close(taken)
-		cl.takes(t, h, sent+meanwhile)
-	}()
-	time.Sleep(100 * time.Millisecond) // he has taken what the kernel had
-	for range meanwhile {
-		require.NoError(t, s.Send(make([]byte, size)))
-	}
-	<-taken
-}
-
 func init() { roles["stoppable"] = stoppable }
 
 // stoppable is a server process that says its address, and at the end of its input what it told.
 func stoppable([]string) {
 	h := newRecorder()
-	h.onMessage = func(*server.Session, []byte) error { return nil }
+	h.onMessage = func(s *server.Session, p []byte) error {
+		for range binary.BigEndian.Uint16(p) {
+			if err := s.Send(make([]byte, 64<<10)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	srv, err := server.New(h, server.Config{
 		Policy: heartbeat.Policy{Interval: 400 * time.Millisecond, Timeout: 1200 * time.Millisecond},
-		Tick:   10 * time.Millisecond, HandshakeTimeout: time.Second, Loops: 2})
+		Tick:   10 * time.Millisecond, HandshakeTimeout: time.Second, Loops: 2, BacklogMax: 16 << 20})
 	if err != nil {
 		panic(err)
 	}
@@ -323,10 +206,11 @@ func stoppable([]string) {
 }
 
 // The server process is stopped for longer than every deadline, with 200 live clients, half of which
-// have never sent a frame and half of which have: nobody is convicted for it.
+// have never sent a frame and half of which have, and with 10 that read what the kernel has for them, and wait for much more:
+// nobody is convicted for it.
 func TestProcessStopped(t *testing.T) {
 	t.Parallel()
-	const clients, stop = 200, 4 * time.Second
+	const clients, hungry, messages, stop = 200, 10, 128, 4 * time.Second
 	cmd := role(t, "stoppable")
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -341,18 +225,38 @@ func TestProcessStopped(t *testing.T) {
 		c := &client{nc, bufio.NewReader(nc)}
 		t.Cleanup(func() { c.Close() })
 		if i%2 == 0 {
-			c.send(t, codec.Data, []byte("here"))
+			c.send(t, codec.Data, []byte{0, 0})
 		}
 		go c.beat()
 	}
+	var waiting []*client
+	for range hungry {
+		nc, err := net.Dial("tcp", lines.Text())
+		require.NoError(t, err)
+		c := &client{nc, bufio.NewReader(nc)}
+		t.Cleanup(func() { c.Close() })
+		c.send(t, codec.Data, []byte{0, messages})
+		waiting = append(waiting, c)
+	}
 	time.Sleep(300 * time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
+	var fed atomic.Int32
+	for _, c := range waiting {
+		go func() {
+			if c.takes(messages) == messages {
+				fed.Inc()
+			}
+			_, _ = c.beat()
+		}()
+	}
 	time.Sleep(stop)
+	assert.Zero(t, fed.Load(), "the kernel had everything")
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 	time.Sleep(3 * time.Second)
+	assert.EqualValues(t, hungry, fed.Load(), "of those who waited for more have it")
 	in.Close()
 	require.True(t, lines.Scan())
-	t.Logf("stopped for %v with %d live clients; opened, closed, reasons: %s", stop, clients, lines.Text())
-	assert.Equal(t, fmt.Sprintf("%d 0 map[]", clients), lines.Text())
+	t.Logf("stopped for %v with %d live clients; opened, closed, reasons: %s", stop, clients+hungry, lines.Text())
+	assert.Equal(t, fmt.Sprintf("%d 0 map[]", clients+hungry), lines.Text())
 	require.NoError(t, cmd.Wait())
 }
