@@ -67,8 +67,8 @@ func (s *Server) Drain(ctx context.Context) error {
 }
 
 // Close ends the server now: it stops accepting and resets every session with ServerShutdown, after
-// a Goodbye where one can be sent without waiting. A Drain under way is cut short. Every OnClose has
-// been called when it returns.
+// a Goodbye where one can be sent without waiting. No message is delivered any more, but for one on each loop
+// that a Handler may be at. A Drain under way is cut short. Every OnClose has been called when it returns.
 func (s *Server) Close() error {
 	if !s.beginEnd(true) {
 		<-s.done
@@ -237,6 +237,9 @@ func (s *Server) awaitEmpty(ctx context.Context) error {
 // end resets what is left, runs what has been posted, and stops the loops.
 func (s *Server) end() {
 	defer close(s.done)
+	for session := range s.registry.all() { // else a loop that has much to read for a slow Handler would deliver all that first
+		session.c.setEnd(&CloseError{Reason: ServerShutdown, Detail: s.farewellText()})
+	}
 	var all sync.WaitGroup
 	for i, l := range s.loops {
 		all.Go(func() {

@@ -3,6 +3,9 @@
 package server_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 	"github.com/pulsewheel/pulsewheel/server"
 )
@@ -188,4 +192,42 @@ func contextSwitches(t *testing.T) uint64 {
 		}
 	}
 	return sum
+}
+
+// A Handler that is slow, with a whole read full of messages to be delivered to it, does not hold up the end: what has not
+// been delivered by then is not.
+func TestEndBesideASlowHandler(t *testing.T) {
+	const messages, each = 10_000, 2 * time.Millisecond // 20 s
+	for name, end := range map[string]func(srv *server.Server) error{
+		"Close": (*server.Server).Close,
+		"Drain": func(srv *server.Server) error {
+			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+			defer cancel()
+			if err := srv.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				return fmt.Errorf("not a missed deadline: %w", err)
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newRecorder()
+			begun := make(chan struct{}, messages)
+			h.onMessage = func(*server.Session, []byte) error {
+				begun <- struct{}{}
+				time.Sleep(each)
+				return nil
+			}
+			srv, cl, _ := open(t, h, calm())
+			_, err := cl.Write(bytes.Repeat(frame(codec.Data, []byte("x")), messages))
+			require.NoError(t, err)
+			<-begun
+			at := time.Now()
+			require.NoError(t, end(srv))
+			assert.Less(t, time.Since(at), messages*each/2)
+			e := h.nextClose(t)
+			assert.Equal(t, server.ServerShutdown, e.end.Reason)
+			assert.Less(t, len(begun), messages/2)
+		})
+	}
 }
