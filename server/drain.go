@@ -40,7 +40,8 @@ func (s *Server) Ready() bool {
 // who had been accepted by then becomes a session like all others. Then it tells every session
 // ServerShutdown, with a time to come back in the Goodbye's text (see Config.RetrySpread); and it waits
 // until each peer has closed, or has let Config.CloseTimeout pass and is reset, or until ctx is done: then
-// those that remain are reset. Every OnClose has been called when it returns.
+// those that remain are reset. Every OnClose has been called when it returns; but once ctx is done it does not wait for
+// a loop that a Handler holds up (see Config.BlockWarning): the error says so, and the end of that loop's sessions follows if it goes on.
 //
 // The sessions are told in batches, between which a loop serves those whose turn has not come: each loop
 // tells 1,000 a second, or as many more as ctx's deadline asks for, so that all are told in the first quarter
@@ -62,13 +63,13 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 	s.tellAll(ctx)
 	s.drained = s.awaitEmpty(ctx)
-	s.end()
-	return s.drained
+	go s.end()
+	return s.awaitEnd(ctx)
 }
 
 // Close ends the server now: it stops accepting and resets every session with ServerShutdown, after
 // a Goodbye where one can be sent without waiting. No message is delivered any more, but for one on each loop
-// that a Handler may be at. A Drain under way is cut short. Every OnClose has been called when it returns.
+// that a Handler may be at, for which it waits. A Drain under way is cut short. Every OnClose has been called when it returns.
 func (s *Server) Close() error {
 	if !s.beginEnd(true) {
 		<-s.done
@@ -232,6 +233,33 @@ func (s *Server) awaitEmpty(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// awaitEnd waits until the server has ended, but when ctx is done not for loops that are held up.
+func (s *Server) awaitEnd(ctx context.Context) error {
+	select {
+	case <-s.done:
+		return s.drained
+	case <-ctx.Done():
+	}
+	look := time.NewTicker(patience)
+	defer look.Stop()
+	for {
+		select {
+		case <-s.done:
+			return s.drained
+		case <-look.C:
+		}
+		loops, conns := int64(0), int32(0)
+		for _, l := range s.loops {
+			if n := l.load.Load(); n > 0 {
+				loops, conns = loops+1, conns+n
+			}
+		}
+		if n := s.counters.blocked.Load(); n > 0 && loops <= n { // all others are through
+			return fmt.Errorf("server: Drain: %d loops are held up by the Handler; their %d connections end if they go on: %w", n, conns, ctx.Err())
+		}
+	}
 }
 
 // end resets what is left, runs what has been posted, and stops the loops.

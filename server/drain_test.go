@@ -373,3 +373,30 @@ func TestDrainBesideABlockedLoop(t *testing.T) {
 	require.NoError(t, <-drained)
 	assert.EqualValues(t, 4, srv.Stats().Closed)
 }
+
+// A Handler that never returns does not keep a Drain beyond its deadline. The sessions of other loops have ended by then.
+func TestDrainOfABlockedLoop(t *testing.T) {
+	t.Parallel()
+	cfg := calm()
+	cfg.Loops = 2
+	h := newRecorder()
+	srv := start(t, h, cfg)
+	dial(t, srv)
+	s := h.nextOpen(t)
+	other := dial(t, srv)
+	h.nextOpen(t)
+	release := hold(t, s)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	err := srv.Drain(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Contains(t, err.Error(), "1 loops are held up by the Handler; their 1 connections ")
+	other.retryAfter(t)
+	assert.Equal(t, server.ServerShutdown, h.nextClose(t).end.Reason)
+	assert.Empty(t, h.closes)
+	release()
+	e := h.nextClose(t)
+	assert.Same(t, s, e.s)
+	assert.Equal(t, server.ServerShutdown, e.end.Reason)
+	require.NoError(t, srv.Close())
+}
