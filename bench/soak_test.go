@@ -83,6 +83,9 @@ func TestSoak(t *testing.T) { // not parallel: it looks at what this process has
 		acts.Dialed, acts.Failed, acts.Wrote = acts.Dialed+r.Dialed, acts.Failed+r.Failed, acts.Wrote+r.Wrote
 	}
 	eventually(t, 30*time.Second, func() bool { return srv.Stats().Conns == soakHonest }, "all others are gone: %v", srv.Stats())
+	for patience := time.Now().Add(10 * time.Second); look().fds > before.fds && time.Now().Before(patience); {
+		time.Sleep(10 * time.Millisecond) // who has been refused stays for a moment more
+	}
 	heldUp := held.total()
 	held.stop()
 	after := takeStock()
