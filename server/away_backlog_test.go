@@ -143,6 +143,37 @@ func TestLoopAwayBeforeAPing(t *testing.T) {
 	lives(t, h, policy.Timeout)
 }
 
+// Nor is he unready, if the Ping that was to have something to answer waits there.
+func TestLoopAwayBeforeTheFirstPing(t *testing.T) {
+	for _, addr := range []string{"tcp://127.0.0.1:0", "unix://"} {
+		t.Run(addr[:4], func(t *testing.T) {
+			t.Parallel()
+			on := addr
+			if addr == "unix://" {
+				on += filepath.Join(t.TempDir(), "s")
+			}
+			const messages, helpers, each = 128, 30, 100 * time.Millisecond
+			cfg := calm()
+			cfg.HandshakeTimeout, cfg.BacklogMax = helpers*each/3, 32<<20
+			h, busy := busyBatch(each)
+			srv := startOn(t, h, cfg, on)
+			away := busy(t, srv, helpers)
+			cl := dial(t, srv)
+			s := h.nextOpen(t)
+			n := cl.sips(t, h, func() {
+				for range messages {
+					assert.NoError(t, s.Send(make([]byte, 64<<10)))
+				}
+				time.Sleep(50 * time.Millisecond) // the kernel is full, and gnet has the rest
+			})
+			away()
+			cl.gets(t, h, messages-n)
+			go cl.beat()
+			lives(t, h, 2*cfg.HandshakeTimeout)
+		})
+	}
+}
+
 // Nor has he too much waiting for him, if it is sent while the loop is away and he has taken what was there before.
 func TestLoopAwayWhileMuchIsSent(t *testing.T) {
 	t.Parallel()
@@ -168,6 +199,42 @@ func TestLoopAwayWhileMuchIsSent(t *testing.T) {
 	time.Sleep(100 * time.Millisecond) // he has taken what the kernel had
 	for range meanwhile {
 		require.NoError(t, s.Send(make([]byte, size)))
+	}
+	<-taken
+}
+
+// The same, where the loop comes to write what was sent meanwhile before gnet comes to write what was there.
+func TestLoopAwayWhileMuchIsSentInARound(t *testing.T) {
+	t.Parallel()
+	const size, meanwhile, helpers, each = 64 << 10, 13, 20, 50 * time.Millisecond
+	cfg := calm()
+	cfg.BacklogMax = 1 << 20
+	h, busy := busyBatch(each)
+	srv, cl, s := open(t, h, cfg)
+	away := busy(t, srv, helpers)
+	dial(t, srv)
+	other := h.nextOpen(t)
+	sent := 0
+	for s.Backlog() < cfg.BacklogMax/2 {
+		require.NoError(t, s.Send(make([]byte, size)))
+		onLoop(t, s, func() {}) // it has been written
+		sent++
+	}
+	stall(t, other, 300*time.Millisecond)
+	away() // they are read in the next round
+	time.Sleep(100 * time.Millisecond)
+	require.NoError(t, other.Post(func() {})) // and so is the seed, behind them
+	time.Sleep(300 * time.Millisecond)        // that round has begun
+	taken := make(chan struct{})
+	go func() {
+		defer close(taken)
+		cl.gets(t, h, sent+meanwhile)
+	}()
+	time.Sleep(200 * time.Millisecond) // he has taken what the kernel had
+	for range meanwhile {
+		if err := s.Send(make([]byte, size)); err != nil {
+			break // the loop was faster
+		}
 	}
 	<-taken
 }

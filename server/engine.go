@@ -28,6 +28,7 @@ type socket interface {
 	InboundBuffered() int
 	OutboundBuffered() int
 	Write(p []byte) (int, error)
+	Flush() error
 	SetLinger(sec int) error
 	Fd() int
 }

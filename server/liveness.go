@@ -146,6 +146,9 @@ func (c *conn) lookOpen(now time.Duration, last heartbeat.Tick) time.Duration {
 	}
 	wait := c.lookProgress(now)
 	if c.phase == open {
+		if c.pingEnd != 0 && c.acknowledged()+near >= c.pingEnd {
+			c.pingSent(now)
+		}
 		wait = min(wait, c.lookInput(now))
 	}
 	if c.phase == open {
@@ -185,8 +188,8 @@ func (c *conn) lookInput(now time.Duration) time.Duration {
 
 // askReady returns what is left of the handshake deadline. A client that only receives is given
 // something to answer, a Ping, at half of it at the latest, and a quarter of it to answer in: also
-// when the loop was away meanwhile. A Ping held up behind output delays the end to twice the deadline
-// at most.
+// when the loop was away meanwhile. A Ping held up behind output that the peer does not take delays the end to twice the
+// deadline at most.
 func (c *conn) askReady(now time.Duration) time.Duration {
 	timeout := c.srv.cfg.HandshakeTimeout
 	left := c.openedAt + timeout - now
@@ -196,10 +199,18 @@ func (c *conn) askReady(now time.Duration) time.Duration {
 	if c.firstAsk == 0 {
 		c.ping()
 	}
-	if c.firstAsk != 0 {
+	switch {
+	case c.phase != open:
+		return left
+	case c.firstAsk != 0:
 		return max(left, c.firstAsk+timeout/4-now)
+	case c.pingEnd == 0: // it could not be queued
+		return min(max(left, timeout/4), left+timeout)
 	}
-	return min(max(left, timeout/4), left+timeout)
+	if c.owes(c.outbound(), timeout) {
+		c.stuckAt = now
+	}
+	return min(max(left, timeout/4), max(c.openedAt+timeout/2, c.stuckAt)+timeout+timeout/2-now)
 }
 
 // jiffy is by how much the kernel's stamps may be too old: one tick of its own clock.
@@ -207,9 +218,6 @@ var jiffy = sockstat.Jiffy()
 
 // lookSilence asks the judge, and before a suspicion or a conviction the kernel.
 func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration {
-	if c.pingEnd != 0 && c.acknowledged()+near >= c.pingEnd {
-		c.pingSent(now)
-	}
 	e := c.evidence(now, last)
 	pathLook := c.lookPath(now, &e)
 	verdict, wait := c.judgement(e)
@@ -220,7 +228,7 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 		if c.phase != open {
 			return 0
 		}
-		if c.pingEnd != 0 && c.owes(c.outbound()) {
+		if c.pingEnd != 0 && c.owes(c.outbound(), c.policy.Timeout) {
 			c.movedAt = now
 			return c.srv.cfg.Tick
 		}

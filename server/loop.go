@@ -157,6 +157,11 @@ func (l *loop) sweep() {
 	l.publish()
 }
 
+// late is by how much the look that is under way comes later than it was to.
+func (l *loop) late() time.Duration {
+	return time.Duration(l.tick.Sub(l.wheel.Now())) * l.srv.cfg.Tick
+}
+
 // wake has Run called. Any goroutine may call it; while a wake is under way it costs nothing.
 func (l *loop) wake() {
 	l.mu.Lock()

@@ -216,6 +216,13 @@ func (c *conn) watch(n uint64, data bool) {
 	}
 	if waiting > c.srv.cfg.BacklogHigh {
 		if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
+			_ = c.sock.Flush() // the peer may have made room since gnet was last asked to write; an error has closed it
+			if c.sock == nil {
+				return
+			}
+			waiting = c.outbound()
+		}
+		if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
 			c.endWith(PeerSlow, "%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax)
 			c.finish()
 			return

@@ -34,7 +34,7 @@ func (c *conn) lookClosing(now time.Duration) time.Duration {
 			stuck := now - c.movedAt
 			switch {
 			case stuck < c.srv.cfg.WriteTimeout:
-			case c.owes(c.outbound()):
+			case c.owes(c.outbound(), c.srv.cfg.WriteTimeout):
 				c.delivered, c.movedAt, stuck = taken, now, 0
 			default:
 				c.because(c.stuck(taken, stuck))

@@ -25,7 +25,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if left > 0 {
 		return min(left, c.watchEvery(waiting))
 	}
-	if c.owes(waiting) {
+	if c.owes(waiting, c.srv.cfg.WriteTimeout) {
 		c.movedAt = now
 		return c.watchEvery(waiting)
 	}
@@ -41,8 +41,11 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	return 0
 }
 
-// owes tells whether what waits for the peer waits for our own loop, which was away: the kernel has room for it.
-func (c *conn) owes(waiting int) bool { return waiting > 0 && sockstat.Writable(int(c.fd)) }
+// owes tells whether what is on its way to the peer waited for our own loop, which was away: the kernel has room for what
+// gnet holds; or it had until gnet came to write, a moment ago, because this look is late by much of the timeout.
+func (c *conn) owes(waiting int, timeout time.Duration) bool {
+	return c.loop.late() >= timeout/4 || waiting > 0 && sockstat.Writable(int(c.fd))
+}
 
 // movedWhen says when, since the last look, the peer last took something; never too early. It was when the last
 // acknowledgement came, if not before: probes of a closed window are acknowledged too, but carry no data. With nothing on its

@@ -27,6 +27,7 @@ func (p *paper) OutboundBuffered() int {
 	return p.asked % 2
 }
 func (p *paper) Write(b []byte) (int, error) { p.wrote += len(b); return len(b), nil }
+func (p *paper) Flush() error                { return nil }
 func (p *paper) SetLinger(int) error         { return nil }
 func (p *paper) Fd() int                     { return -1 }
 
