@@ -214,19 +214,18 @@ func (c *conn) watch(n uint64, data bool) {
 	if c.waiting.Load() != uint32(waiting) {
 		c.noteWaiting(waiting)
 	}
-	if waiting > c.srv.cfg.BacklogHigh {
-		if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
-			_ = c.sock.Flush() // the peer may have made room since gnet was last asked to write; an error has closed it
-			if c.sock == nil {
-				return
-			}
-			waiting = c.outbound()
+	if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
+		_ = c.sock.Flush() // the peer may have made room since gnet was last asked to write; an error has closed it
+		if c.sock == nil {
+			return
 		}
-		if waiting > c.srv.cfg.BacklogMax && !c.sealed.Load() {
+		if waiting = c.outbound(); waiting > c.srv.cfg.BacklogMax {
 			c.endWith(PeerSlow, "%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax)
 			c.finish()
 			return
 		}
+	}
+	if waiting > c.srv.cfg.BacklogHigh {
 		if c.rise(); c.sock == nil || c.broken != nil {
 			return
 		}
