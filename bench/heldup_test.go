@@ -13,6 +13,7 @@ type heldUp struct {
 	mu     sync.Mutex
 	asleep time.Time // since when
 	sum    time.Duration
+	worst  time.Duration // the longest of all delays
 	quit   chan struct{}
 }
 
@@ -39,11 +40,20 @@ func (h *heldUp) total() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
-	if late := now.Sub(h.asleep) - doze; late >= doze {
+	late := now.Sub(h.asleep) - doze
+	if late >= doze {
 		h.sum += late
 	}
+	h.worst = max(h.worst, late)
 	h.asleep = now
 	return h.sum
+}
+
+// unseen is how long a delay may have been that total does not count, as far as delays of that length were seen.
+func (h *heldUp) unseen() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return min(h.worst, doze)
 }
 
 func (h *heldUp) stop() { close(h.quit) }
