@@ -72,6 +72,9 @@ func (b *book) OnRecover(*server.Session) {}
 
 func (b *book) OnClose(s *server.Session, end *server.CloseError) {
 	at, e := b.moment(), s.Value().(*entry)
+	b.mu.Lock()
+	delete(b.entries, s.RemoteAddr()) // another may come by the same port
+	b.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.now.told, e.now.end = at, end
