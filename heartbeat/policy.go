@@ -37,35 +37,12 @@ type Evidence struct {
 	Silence   time.Duration // since the last inbound byte: never more than the truth
 	Grain     time.Duration // how much more than Silence the truth may be
 	Pings     int           // Pings handed to the kernel since the last inbound byte
-	PingAge   time.Duration // since the first of those; meaningless if Pings is 0
+	PingAge   time.Duration // since the first of those arrived, as far as is known, else since it left; meaningless if Pings is 0
 	LastPing  time.Duration // since the last of those; likewise
 	Suspected bool          // the application has been told
 	RTT       time.Duration // smoothed Ping round trip; 0: never measured
 	Seed      uint32        // constant for a session, different between sessions: for jitter
 	Path      Path          // what the kernel knows of the way to the peer
-}
-
-// A Path is what the kernel knows of the way to the peer, from Linux's TCP_INFO. It is asked for when
-// nothing has come back for about Policy.Warning from a peer that the application is sending to, and
-// again before a suspicion or a conviction; otherwise Known is false and the rest is zero.
-type Path struct {
-	Known       bool
-	Unacked     uint32        // segments on their way
-	Retransmits uint32        // how often the oldest of them has been sent again, unanswered
-	Window      uint32        // bytes that the peer is ready to take
-	Quiet       time.Duration // for so long at least something has been on its way, and neither an acknowledgement nor data has come
-	RTT         time.Duration // smoothed
-	RTO         time.Duration // after which the kernel first sends again; 0: not known
-}
-
-// Stuck tells whether what was sent does not get through: for at least quiet nothing has come back,
-// although the peer has not closed its window, and there was time for it on this path: four round
-// trips, and two of the kernel's timeouts, so that what was lost once has been sent again and
-// answered. 2 s of that are enough: what an outage has held up makes the round trip of a path that
-// comes and goes look as long as that.
-func (p Path) Stuck(quiet time.Duration) bool {
-	patience := min(max(4*p.RTT, 2*p.RTO), 2*time.Second)
-	return p.Known && p.Unacked > 0 && p.Window > 0 && p.Quiet >= max(quiet, patience)
 }
 
 // A Judge decides what a silence means, and after how long to look again (at least 1 ms is taken).

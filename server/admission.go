@@ -12,9 +12,9 @@ type admission struct {
 	rate    int // Config.AcceptRate
 
 	mu     sync.Mutex
-	conns  map[netip.Prefix]int32 // of each address that has one; nil: nobody counts
-	tokens float64                // connections that may come in now
-	at     time.Duration          // when that was so
+	conns  map[netip.Addr]int32 // of each site that has one; nil: nobody counts
+	tokens float64              // connections that may come in now
+	at     time.Duration        // when that was so
 }
 
 // refusal says why a connection may not come in; it is what its client is told.
@@ -30,7 +30,7 @@ const (
 func (a *admission) init(cfg Config) {
 	a.perAddr, a.rate, a.tokens = cfg.ConnsPerAddrMax, cfg.AcceptRate, float64(cfg.AcceptRate)
 	if a.perAddr > 0 {
-		a.conns = map[netip.Prefix]int32{}
+		a.conns = map[netip.Addr]int32{}
 	}
 }
 
@@ -75,14 +75,39 @@ func (a *admission) leave(addr netip.Addr) {
 	}
 }
 
-// site is what counts as one address: an IPv4 address, or the /64 of an IPv6 address, which is the least that one
-// customer gets (RFC 6177).
-func site(addr netip.Addr) netip.Prefix {
-	addr = addr.Unmap().WithZone("")
-	bits := 64
-	if addr.Is4() {
-		bits = 32
+// site returns what counts as one address: an IPv4 address, or the /64 of an IPv6 address, which is the
+// least that one customer gets (RFC 6177). Where an IPv6 address stands for an IPv4 host, it is that
+// host's. A link-local address is of one link only, and there each is a host's own (RFC 4291, 2.5.6).
+func site(addr netip.Addr) netip.Addr {
+	addr = addr.Unmap()
+	if v4, ok := embedded(addr); ok {
+		return v4
 	}
-	p, _ := addr.Prefix(bits)
-	return p
+	if addr.Is4() || addr.IsLinkLocalUnicast() {
+		return addr
+	}
+	p, _ := addr.WithZone("").Prefix(64)
+	return p.Addr()
+}
+
+var (
+	nat64  = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052, 2.1: the IPv4 address is the last 32 bits
+	teredo = netip.MustParsePrefix("2001::/32")    // RFC 4380, 4: likewise, each bit inverted
+	sixTo4 = netip.MustParsePrefix("2002::/16")    // RFC 3056, 2: the 32 bits behind the prefix
+)
+
+// embedded returns the IPv4 address of the host for which an IPv6 address stands. A translator with a
+// prefix of its operator's own (RFC 6052, 2.2) cannot be recognized.
+func embedded(addr netip.Addr) (v4 netip.Addr, ok bool) {
+	b := addr.As16()
+	switch {
+	case !addr.Is6():
+	case nat64.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[12:])), true
+	case teredo.Contains(addr):
+		return netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), true
+	case sixTo4.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[2:6])), true
+	}
+	return netip.Addr{}, false
 }

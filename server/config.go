@@ -51,9 +51,11 @@ type Config struct {
 	// ConnsMax is the most connections held at a time; one more is told ServerFull and reset. If
 	// zero, there is no limit but the process's descriptors.
 	ConnsMax int
-	// ConnsPerAddrMax is the most connections held at a time from one IPv4 address, or one /64 of IPv6, which is the
-	// least that a customer gets (RFC 6177); one more is refused likewise. Many players may share an address
-	// (carrier-grade NAT, RFC 6888). Unix sockets are not counted. If zero, there is no limit.
+	// ConnsPerAddrMax is the most connections held at a time from one IPv4 address, or one /64 of IPv6,
+	// which is the least that a customer gets (RFC 6177); one more is refused likewise. An IPv6 address
+	// that stands for an IPv4 host (NAT64 64:ff9b::/96, Teredo, 6to4) counts as that host's, and a
+	// link-local one alone. Many players may share an address (carrier-grade NAT, RFC 6888). Unix
+	// sockets are not counted. If zero, there is no limit.
 	ConnsPerAddrMax int
 	// AcceptRate is how many connections may come in a second, and as many at once after a quiet second; those that are too
 	// many are refused likewise. If zero, there is no limit.

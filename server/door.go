@@ -203,7 +203,7 @@ func onSocket(sc syscall.Conn, f func(fd int)) error {
 // admit places one accepted connection on a loop, or refuses it. An error means that no connection
 // of this listener can be served. prepared: it has inherited its options.
 func (s *Server) admit(nc net.Conn, prepared bool) error {
-	tcp := false
+	tcp, remote := false, remoteOf(nc)
 	switch c := nc.(type) {
 	case *net.TCPConn:
 		tcp = true
@@ -212,7 +212,8 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 			_ = c.Close()
 			return nil
 		}
-		// gnet recycles the memory of the zone's name, which belongs to the net package.
+		// gnet recycles the memory of the zone's name, which belongs to the net package. remote has
+		// a copy of its own.
 		for _, a := range []net.Addr{c.LocalAddr(), c.RemoteAddr()} {
 			if ta, ok := a.(*net.TCPAddr); ok && ta != nil && ta.Zone != "" {
 				ta.Zone = ""
@@ -229,7 +230,6 @@ func (s *Server) admit(nc net.Conn, prepared bool) error {
 		_ = nc.Close()
 		return fmt.Errorf("server: Serve: the listener gives connections of type %T; only *net.TCPConn and *net.UnixConn can be served", nc)
 	}
-	remote := remoteOf(nc)
 	why := admitted
 	if s.held.Add(1) > int64(s.cfg.ConnsMax) && s.cfg.ConnsMax > 0 {
 		why = refusedFull

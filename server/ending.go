@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
 	"github.com/pulsewheel/pulsewheel/internal/sockstat"
 )
 
@@ -236,21 +237,30 @@ func (c *conn) causeOf(fd int, err error) *CloseError {
 
 // timedOut says what the kernel's ETIMEDOUT is: TCP_USER_TIMEOUT also ends a live peer that does not
 // read. After it the kernel has cleared the counters, but last_data_recv, last_ack_recv and snd_wnd
-// still tell.
+// still tell, counted from now, however late our loop comes to ask.
+//
+// What an open window had room for, the kernel has sent again and again: the path is dead, however
+// lately something was heard. A closed window was probed at distances that double, so its last
+// answered probe is at most about half the timeout older than the end; that nothing came for longer
+// may also be our loop's lateness.
 func (c *conn) timedOut(fd int) (Reason, string) {
 	ti, err := sockstat.ReadTCPInfo(fd)
-	if err != nil {
+	if err != nil || ti.SndWndKnown && ti.SndWnd >= max(ti.SndMSS, 1) {
 		return PathDead, ""
 	}
-	heard := min(ti.LastDataRecv, ti.LastAckRecv) <= c.policy.Interval+500*time.Millisecond
+	if last := pathIn(c.lastSample()); last.Known {
+		if last.Outstanding = uint64(last.Unacked + last.NotSent); last.Delivery() == heartbeat.Undelivered {
+			return PathDead, ""
+		}
+	}
+	timeout := kernelOptions(*c.policy, c.srv.cfg.WriteTimeout, c.srv.cfg.Tick).UserTimeout
 	switch {
-	case ti.SndWnd != 0 && !heard:
-		return PathDead, ""
 	case ti.LastDataRecv < c.policy.Timeout:
 		return PeerSlow, "it sends, but does not read"
-	default:
+	case ti.SndWndKnown && ti.LastAckRecv < timeout*3/4:
 		return PeerFrozen, "its kernel answers, but it does not read"
 	}
+	return HeartbeatLost, "the kernel gave up, and does not tell whether the peer's kernel answered"
 }
 
 // tell completes the record, fd being still open, and calls OnClose, once.
@@ -283,7 +293,9 @@ func (c *conn) tell(fd int) {
 	c.unsuspect()
 	s.leaveGroups()
 	c.srv.unregister(s, end.Reason)
-	c.srv.recent.put(Ended{ID: s.id, RemoteAddr: s.RemoteAddr(), At: time.Now(), End: *end})
+	if silentVisit := c.bytesIn == 0 && (end.Reason == PeerClosed || end.Reason == PeerReset); !silentVisit {
+		c.srv.recent.put(Ended{ID: s.id, RemoteAddr: s.RemoteAddr(), At: time.Now(), End: *end})
+	}
 	c.closes()
 	s.finished()
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
-	"github.com/pulsewheel/pulsewheel/internal/sockstat"
 )
 
 type closes struct {
@@ -121,29 +120,6 @@ func serve(t *testing.T, s *Server) (stop func()) {
 	return func() {
 		require.NoError(t, s.Close())
 		require.ErrorIs(t, <-served, ErrServerClosed)
-	}
-}
-
-// What a silence is, by the kernel's counters.
-func TestSilentReason(t *testing.T) {
-	const asked = 2 * time.Second
-	for _, c := range []struct {
-		name  string
-		ti    TCPInfo
-		acked bool
-		want  Reason
-	}{
-		{"not TCP, or another system", TCPInfo{}, false, HeartbeatLost},
-		{"all acknowledged", TCPInfo{State: sockstat.Established, SndWnd: 1000, LastAckRecv: 2 * time.Second}, false, PeerFrozen},
-		{"sent again and again", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, Retransmits: 3, LastAckRecv: 5 * time.Second}, false, PathDead},
-		{"sent again, but what asked it was taken", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, Retransmits: 3, LastAckRecv: 1500 * time.Millisecond}, true, PeerFrozen},
-		{"sent again, and only what was on its way before is answered", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, Retransmits: 3, LastAckRecv: 1100 * time.Millisecond}, false, PathDead},
-		{"sent again, but its kernel says something", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, Retransmits: 1, LastAckRecv: 900 * time.Millisecond}, false, PeerFrozen},
-		{"window closed", TCPInfo{State: sockstat.Established, Unacked: 1, Retransmits: 1, Backoff: 4, LastAckRecv: 3 * time.Second}, false, PeerFrozen},
-		{"on the way for long, and put off", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 90, LastAckRecv: 3 * time.Second, RTO: time.Second}, false, PathDead},
-		{"on the way, but that may be", TCPInfo{State: sockstat.Established, SndWnd: 1000, Unacked: 1, LastAckRecv: 3 * time.Second, RTO: 1001 * time.Millisecond}, false, HeartbeatLost},
-	} {
-		assert.Equal(t, c.want, silentReason(c.ti, c.acked, asked), c.name)
 	}
 }
 

@@ -26,7 +26,8 @@ type asking struct {
 	pinged   [2]pinged     // the first two of those
 	lastPing time.Duration // when the last was
 	pingEnd  uint64        // bytesOut behind the newest Ping, while much is on the way before it; else 0
-	stuckAt  time.Duration // when that Ping was queued
+	stuckAt  time.Duration // when that Ping was queued, or when enough of what is before it had been taken since
+	stuckAs  uint64        // bytes acknowledged then
 }
 
 // nobodyAsked is what all share who have been heard since they were asked. It is never written to.
@@ -61,8 +62,9 @@ type sample struct {
 
 // pinged is a Ping that is on its way.
 type pinged struct {
-	at  time.Duration
-	end uint64 // bytesOut up to it
+	at      time.Duration
+	end     uint64        // bytesOut up to it
+	arrived time.Duration // when it was acknowledged, as far as is known; 0: not yet
 }
 
 // heard notes a sign of life in tick now. Only inbound bytes count.
@@ -73,7 +75,7 @@ func (c *conn) heard(now heartbeat.Tick) {
 		c.loop.wheel.Touch(c.id, now)
 	}
 	c.answered()
-	if c.suspected {
+	if c.suspected && !(c.talkerStuck && c.acknowledged() <= c.delivered) {
 		c.recovered()
 	}
 }
@@ -166,7 +168,7 @@ func (c *conn) lookInput(now time.Duration) time.Duration {
 	switch {
 	case c.frameAt != 0:
 		timeout = c.srv.cfg.FrameTimeout
-		left = c.frameAt + timeout - now
+		left = c.askAhead(now, c.frameAt+timeout-now, timeout)
 	case c.framesIn == 0:
 		left = c.askReady(now)
 	}
@@ -174,6 +176,9 @@ func (c *conn) lookInput(now time.Duration) time.Duration {
 		return left
 	}
 	if again := c.excused(now, timeout); again > 0 || c.phase != open {
+		return again
+	}
+	if again := c.unproven(now, -left, timeout); again > 0 || c.phase != open {
 		return again
 	}
 	if c.frameAt != 0 {
@@ -184,6 +189,57 @@ func (c *conn) lookInput(now time.Duration) time.Duration {
 	}
 	c.finish()
 	return 0
+}
+
+// unproven asks, at a handshake or frame deadline that has passed late ago, whether the path takes what
+// we send: else the peer may have done all it could. It returns the time to the next look, or 0: the
+// peer is to blame. It ends the session itself if the path stays in doubt for too long.
+func (c *conn) unproven(now, late, timeout time.Duration) time.Duration {
+	p := c.path(now)
+	if !p.Known {
+		return 0
+	}
+	d := p.Delivery()
+	spare := late < timeout+c.policy.Timeout
+	switch {
+	case d == heartbeat.Undelivered && spare:
+		return c.watchEvery(0) // the silence tells, or the standstill of what is sent to a talker
+	case d == heartbeat.Undelivered:
+		c.endWith(PathDead, "nothing has been acknowledged for %v", p.Still.Round(time.Millisecond))
+		c.finish()
+		return 0
+	case d == heartbeat.DeliveryUnknown && spare:
+		return c.srv.cfg.Tick
+	case d == heartbeat.DeliveryUnknown:
+		c.endWith(HeartbeatLost, "nothing has been acknowledged for %v", p.Still.Round(time.Millisecond))
+		c.finish()
+		return 0
+	case d == heartbeat.Delivering && p.Outstanding > 0 && spare:
+		if c.pingStamp != 0 && now-c.pingStamp < p.RTO {
+			return c.srv.cfg.Tick // it was written just now, so that it is on its way proves nothing
+		}
+		if c.frameAt == 0 && c.pings > 0 && c.pinged[0].arrived == 0 {
+			return c.srv.cfg.Tick // the first Ping is behind a download, and nobody was asked
+		}
+	}
+	return 0
+}
+
+// askAhead has a Ping asked shortly before a deadline that is left away, so that at the deadline its
+// acknowledgement tells whether the path still takes what we send. It returns the time to the next
+// look.
+func (c *conn) askAhead(now, left, timeout time.Duration) time.Duration {
+	if !c.tcp || left <= 0 {
+		return left
+	}
+	ahead := min(pathIn(c.lastSample()).Patience()+3*c.srv.cfg.Tick, timeout/2)
+	if left > ahead {
+		return left - ahead
+	}
+	if c.pingStamp == 0 || now-c.pingStamp >= ahead {
+		c.ping()
+	}
+	return left
 }
 
 // askReady returns what is left of the handshake deadline. A client that only receives is given
@@ -203,12 +259,17 @@ func (c *conn) askReady(now time.Duration) time.Duration {
 	case c.phase != open:
 		return left
 	case c.firstAsk != 0:
-		return max(left, c.firstAsk+timeout/4-now)
+		asked := c.firstAsk
+		if c.pings > 0 {
+			asked = max(asked, c.pinged[0].arrived)
+		}
+		return c.askAhead(now, max(left, asked+timeout/4-now), timeout)
 	case c.pingEnd == 0: // it could not be queued
 		return min(max(left, timeout/4), left+timeout)
 	}
-	if c.owes(c.outbound(), timeout) {
-		c.stuckAt = now
+	if taken := c.advance(now); c.owes(c.outbound(), timeout) || taken >= c.stuckAs+partingLeast {
+		a := c.asks()
+		a.stuckAt, a.stuckAs = now, taken // it is being given what is before the Ping
 	}
 	return min(max(left, timeout/4), max(c.openedAt+timeout/2, c.stuckAt)+timeout+timeout/2-now)
 }
@@ -218,6 +279,9 @@ var jiffy = sockstat.Jiffy()
 
 // lookSilence asks the judge, and before a suspicion or a conviction the kernel.
 func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration {
+	if c.suspected || c.pings > 0 {
+		c.advance(now)
+	}
 	e := c.evidence(now, last)
 	pathLook := c.lookPath(now, &e)
 	verdict, wait := c.judgement(e)
@@ -233,7 +297,7 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 			return c.srv.cfg.Tick
 		}
 		if ti := c.sample(int(c.fd)); ti.Known() {
-			e.Path = c.pathOf(ti, now)
+			e.Path = c.pathOf(ti, now) // the kernel has been asked just now
 			if ti.LastDataRecv-jiffy < e.Silence {
 				e.Silence, e.Grain = max(ti.LastDataRecv-jiffy, 0), jiffy
 			}
@@ -249,6 +313,9 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 			c.ping()
 		}
 	case heartbeat.Dead:
+		if wait = c.underWay(e.Path, now, e.Silence); wait > 0 {
+			break
+		}
 		left := c.grantedGrace(now)
 		if left == 0 {
 			c.convict(e)
@@ -270,6 +337,9 @@ func (c *conn) evidence(now time.Duration, last heartbeat.Tick) heartbeat.Eviden
 		Policy: *c.policy, Silence: max(silence, 0), Grain: tick,
 		Pings: c.pings, PingAge: now - c.pinged[0].at, LastPing: now - c.lastPing,
 		Suspected: c.suspected, RTT: c.session.RTT(), Seed: uint32(c.session.id),
+	}
+	if c.pings > 0 && c.pinged[0].arrived != 0 && c.maySpare(now, e.Silence) {
+		e.PingAge = now - c.pinged[0].arrived
 	}
 	if c.pingEnd != 0 {
 		// The Ping is behind output that the peer has yet to take. If it takes none, that asks it just as
@@ -314,49 +384,22 @@ func (c *conn) suspect(why Suspicion) {
 func (c *conn) convict(e heartbeat.Evidence) {
 	if err := sockstat.PendingError(int(c.fd)); err != nil { // an ICMP error waits to be told
 		c.endBroken("getsockopt", err)
-	} else {
-		asked := fmt.Sprintf("%d Pings unanswered", c.pings)
-		if c.pingEnd != 0 {
-			asked += ", one held up behind output that it does not take"
-		}
-		sent := c.pinged[0]
-		if c.pings > 1 {
-			sent = c.pinged[1]
-		}
-		acked := c.pings > 0 && c.acknowledged() >= sent.end
-		ago := c.srv.elapsed() - sent.at
-		if c.pings == 0 {
-			ago = e.PingAge // nothing but what holds the Ping up has asked it
-		}
-		c.endWith(silentReason(c.lastSample(), acked, ago), "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
+		c.finish()
+		return
 	}
+	asked := fmt.Sprintf("%d Pings unanswered", c.pings)
+	if c.pingEnd != 0 {
+		asked += ", one held up behind output that it does not take"
+	}
+	now, sent := c.srv.elapsed(), c.decisive()
+	p := c.path(now)
+	reason := silentReason(p, sent.arrived != 0 && now-sent.arrived >= sent.arrived-sent.at)
+	if reason == PeerFrozen && !c.ponged {
+		asked += "; it has never answered a Ping"
+	}
+	c.endWith(reason, "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
 	c.finish()
 }
-
-// silentReason tells the frozen process from the dead path. acked: the question that was sent asked
-// ago, the second Ping, has been acknowledged, so the peer's kernel took what its process has not
-// answered, whatever is being sent again just now on a path that loses packets. The first Ping proves
-// less: a path may die between the kernel's acknowledgement of it and the process's Pong. An old
-// last_ack_recv proves nothing, nor do backoff and probes while the peer's window is closed; but an
-// acknowledgement in the later half of the time since that Ping cannot be one that was on its way
-// when it was sent.
-//
-// Nor need anything have been sent again: while new data is sent, the kernel puts that off. A Ping
-// that has gone unacknowledged for two retransmission timeouts is as good.
-func silentReason(ti TCPInfo, acked bool, asked time.Duration) Reason {
-	switch {
-	case !ti.Known():
-		return HeartbeatLost
-	case acked, ti.Unacked == 0, ti.SndWnd == 0, ti.LastAckRecv < asked/2:
-		return PeerFrozen
-	case ti.Retransmits > 0, ti.RTO > 0 && asked >= 2*firstRTO(ti):
-		return PathDead
-	}
-	return HeartbeatLost
-}
-
-// firstRTO is the retransmission timeout before any backoff.
-func firstRTO(ti TCPInfo) time.Duration { return ti.RTO >> min(ti.Backoff, 31) }
 
 // sample takes and keeps the kernel's counters. If the kernel has cleared them with the connection,
 // the sample taken while it lived stays.
@@ -395,8 +438,10 @@ func (c *conn) ping() {
 		return
 	}
 	now := c.srv.elapsed()
+	if !c.queue(codec.Frame{Type: codec.Ping, Payload: binary.BigEndian.AppendUint64(nil, uint64(now))}) {
+		return // nobody is asked
+	}
 	c.pingStamp = now
-	c.queue(codec.Frame{Type: codec.Ping, Payload: binary.BigEndian.AppendUint64(nil, uint64(now))})
 	c.beating = true
 	c.flush()
 	c.beating = false
@@ -408,7 +453,7 @@ func (c *conn) ping() {
 		c.pingSent(now)
 	} else {
 		a := c.asks()
-		a.pingEnd, a.stuckAt = c.bytesOut, now
+		a.pingEnd, a.stuckAt, a.stuckAs = c.bytesOut, now, c.delivered
 	}
 }
 
@@ -435,8 +480,12 @@ func (c *conn) answers(pong []byte) bool {
 
 // onPong measures the round trip if the Pong echoes the newest Ping.
 func (c *conn) onPong(payload []byte) {
+	c.ponged = true
 	if !c.answers(payload) {
 		return
+	}
+	if !c.watching { // nothing but Pings has been written, and this one was the last
+		c.delivered = c.bytesOut
 	}
 	c.refund()
 	rtt, old := c.srv.elapsed()-c.pingStamp, c.session.RTT()

@@ -21,14 +21,13 @@ type loop struct {
 	srv   *Server
 	index int
 
-	tick      heartbeat.Tick // the clock as this loop has last seen it
-	wheel     *heartbeat.Wheel
-	entries   []entry  // by wheel id
-	free      []uint32 // wheel ids to be used again
-	look      func(id uint32, last heartbeat.Tick) heartbeat.Tick
-	suspects  int           // sessions that are suspect
-	countedAt time.Duration // when mostAreDue last counted
-	most      bool          // what it found
+	tick     heartbeat.Tick // the clock as this loop has last seen it
+	wheel    *heartbeat.Wheel
+	entries  []entry  // by wheel id
+	free     []uint32 // wheel ids to be used again
+	look     func(id uint32, last heartbeat.Tick) heartbeat.Tick
+	suspects int // sessions that are suspect
+	round    round
 
 	rounds uint64 // how often the loop's seed was readable: since the one before last, every socket that was has been read
 	asked  bool   // for one more

@@ -134,15 +134,20 @@ func giveBack(out *output) {
 
 // queue queues a frame of our own (Ping, Pong) on the loop, in a turn that flushes. It is not held
 // to the backlog limit: one turn's input bounds it.
-func (c *conn) queue(f codec.Frame) {
+//
+// It reports whether the codec has encoded anything: one without Pings refuses a Ping, or makes
+// nothing of it.
+func (c *conn) queue(f codec.Frame) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end != nil {
-		return
+		return false
 	}
+	before := len(c.output().b)
 	if _, err := c.encode(f, maxInt); err != nil {
 		c.srv.log.Debug("pulsewheel: a frame of the library's own was refused by the codec", "frame", f.Type, "err", err)
 	}
+	return len(c.out.b) > before
 }
 
 const maxInt = int(^uint(0) >> 1)
@@ -200,12 +205,14 @@ func (c *conn) flushDirty() {
 // progress is what is known of the peer's taking what is sent to it.
 type progress struct {
 	delivered   uint64        // bytes acknowledged, as of the last look
-	movedAt     time.Duration // when that last grew, or the watch began
+	movedAt     time.Duration // when that last grew, or when the oldest byte beyond it was written
 	lost        int           // bytes that were to be sent when nothing could be any more
 	grains      uint64        // when the application's bytes were written: bit i, i grains of time before newest
 	newest      uint32        // grain
 	watching    bool          // there was something on its way at the last look
 	pathWatched bool          // bytes of the application's were on their way at the last look
+	ponged      bool          // it has answered a Ping, ever
+	talkerStuck bool          // it is suspect of the path although it is heard: only an acknowledgement makes up for that
 }
 
 // watch begins to watch the n bytes just written, and ends a session that lets too much wait.
@@ -220,8 +227,7 @@ func (c *conn) watch(n uint64, data bool) {
 			return
 		}
 		if waiting = c.outbound(); waiting > c.srv.cfg.BacklogMax {
-			c.endWith(PeerSlow, "%d bytes wait for it, more than Config.BacklogMax, %d", waiting, c.srv.cfg.BacklogMax)
-			c.finish()
+			c.endBacklog(waiting)
 			return
 		}
 	}
@@ -233,18 +239,17 @@ func (c *conn) watch(n uint64, data bool) {
 	if data {
 		c.noteSent()
 	}
+	if !c.watching {
+		c.standsFrom(n)
+	}
 	if c.beating && !data && !c.watching && waiting == 0 {
-		c.delivered = c.bytesOut - n
 		return // the silence brings the next look
 	}
 	begin := data && !c.pathWatched
 	if c.watching && !begin && waiting == 0 {
 		return
 	}
-	if !c.watching {
-		c.watching = true
-		c.delivered, c.movedAt = c.bytesOut-n, c.srv.elapsed() // all that was sent before had been taken
-	}
+	c.watching = true
 	every := c.watchEvery(waiting)
 	switch {
 	case begin:
@@ -256,6 +261,17 @@ func (c *conn) watch(n uint64, data bool) {
 		every = c.srv.cfg.WriteTimeout // Pings and Pongs alone: the silence brings a look before
 	}
 	c.loop.lookIn(c.id, every)
+}
+
+// endBacklog ends a session for which more than BacklogMax waits.
+func (c *conn) endBacklog(waiting int) {
+	p := c.path(c.srv.elapsed())
+	reason, why := slowReason(p), ""
+	if reason != PeerSlow {
+		why = fmt.Sprintf("; nothing has been acknowledged for %v", p.Still.Round(time.Millisecond))
+	}
+	c.endWith(reason, "%d bytes wait for it, more than Config.BacklogMax, %d%s", waiting, c.srv.cfg.BacklogMax, why)
+	c.finish()
 }
 
 // watchEvery is how often progress is looked at: each tick while bytes wait for the kernel (nothing

@@ -137,7 +137,7 @@ func TestPanicInABroadcastFromAHandler(t *testing.T) {
 	cfg.Logger = (&lines{}).logger()
 	made := atomic.NewInt64(0)
 	cfg.NewCodec = func() codec.Codec {
-		if made.Inc() == 2 {
+		if made.Inc() == 3 { // the first is New's
 			return mad{append: func(b []byte, f codec.Frame) ([]byte, error) {
 				if string(f.Payload) == "throw" {
 					panic("boom")

@@ -66,10 +66,7 @@ func (c *conn) stuck(taken uint64, d time.Duration) *CloseError {
 	if some := taken - c.delivered; some > 0 {
 		return &CloseError{Reason: PeerSlow, Detail: fmt.Sprintf("it has taken %d bytes of the last %d in %v", some, c.bytesOut-c.delivered, d)}
 	}
-	cause := &CloseError{Reason: PeerSlow}
-	if ti := c.sample(int(c.fd)); ti.Unacked > 0 && ti.SndWnd > 0 {
-		cause.Reason = PathDead
-	}
+	cause := &CloseError{Reason: slowReason(c.path(c.srv.elapsed()))}
 	cause.Detail = fmt.Sprintf("it has taken none of the last %d bytes for %v", c.bytesOut-taken, d)
 	return cause
 }

@@ -10,8 +10,8 @@ import (
 // lookPath asks the kernel, when it is time to, whether what the application sent gets through, and
 // puts its answer into e. It returns the time to the next such look.
 //
-// Nothing is asked of a peer that was heard lately, or to which nothing has been on its way for long
-// enough; of one that acknowledges what it is sent, lookProgress has found so. Only the
+// Nothing is asked about a peer that was heard lately and acknowledges what it is sent, as
+// lookProgress has found, or to which nothing has been on its way for long enough. Only the
 // application's bytes count: a Ping alone brings no warning, because the radio of an idle phone may
 // need a second to wake.
 func (c *conn) lookPath(now time.Duration, e *heartbeat.Evidence) time.Duration {
@@ -19,35 +19,27 @@ func (c *conn) lookPath(now time.Duration, e *heartbeat.Evidence) time.Duration 
 	if !c.pathWatched || c.suspected || warning < 0 || !c.tcp {
 		return forever
 	}
-	if left := warning - min(e.Silence, c.sentSince(now, 0, false)); left > 0 {
+	if left := warning - min(max(e.Silence, now-c.movedAt), c.sentSince(now, 0, false)); left > 0 {
 		return left
 	}
-	ti := c.sample(int(c.fd))
-	if !ti.Known() {
+	e.Path = c.path(now)
+	if !e.Path.Known {
 		return forever
 	}
-	e.Path = c.pathOf(ti, now)
 	if left := warning - e.Path.Quiet; left > 0 {
 		return left
+	}
+	if e.Path.Delivery() == heartbeat.WindowClosed {
+		return max(c.srv.cfg.Tick, warning)
 	}
 	return max(c.srv.cfg.Tick, warning/8)
 }
 
-// pathOf puts the kernel's counters into the judge's words. The kernel does not tell for how long the
-// oldest segment has been on its way. But what came last cannot have acknowledged what was
-// written later than a round trip before it, and of that sentSince knows the first.
-func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
-	p := heartbeat.Path{Known: true, Unacked: ti.Unacked, Retransmits: ti.Retransmits, Window: ti.SndWnd, RTT: ti.RTT, RTO: firstRTO(ti)}
-	if c.pathWatched {
-		back := max(min(ti.LastAckRecv, ti.LastDataRecv)-jiffy, 0)
-		p.Quiet = min(back, c.sentSince(now, now-back-ti.RTTMin, ti.Retransmits > 0))
-	}
-	return p
-}
-
 // suspicion says what a suspect is suspected of.
 func (c *conn) suspicion(e heartbeat.Evidence) Suspicion {
+	c.talkerStuck = false
 	if e.Silence < c.policy.Interval && e.Path.Stuck(max(c.policy.Warning, 0)) {
+		c.talkerStuck = e.Silence < e.Path.Quiet
 		return SuspectPath
 	}
 	return SuspectSilence

@@ -3,40 +3,61 @@ package server
 import (
 	"time"
 
+	"github.com/pulsewheel/pulsewheel/heartbeat"
 	"github.com/pulsewheel/pulsewheel/internal/sockstat"
 )
 
 // lookProgress looks whether the peer takes what is sent to it. It is slow if it has taken nothing for
-// WriteTimeout although it is there: a path that loses it is for the silence to judge, and so is, where
-// the kernel does not tell, a peer that says nothing either.
+// WriteTimeout although its kernel is reached. A path that loses what is sent is left to the silence,
+// and so is, where the kernel does not tell, a peer that says nothing either; but a peer that talks is
+// never silent, so of it the path is convicted here, at Policy.Timeout.
 func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if !c.watching {
 		return forever
 	}
-	waiting, taken := c.outbound(), c.acknowledged()
+	waiting, taken := c.outbound(), c.advance(now)
 	if taken == c.bytesOut {
 		c.watching, c.pathWatched = false, false
 		return forever
 	}
-	if taken > c.delivered {
-		c.delivered, c.movedAt = taken, c.movedWhen(now)
-	}
-	left := c.movedAt + c.srv.cfg.WriteTimeout - now
-	if left > 0 {
+	timeout := c.srv.cfg.WriteTimeout
+	if left := c.movedAt + min(timeout, c.policy.Timeout) - now; left > 0 {
 		return min(left, c.watchEvery(waiting))
 	}
-	if c.owes(waiting, c.srv.cfg.WriteTimeout) {
+	if c.owes(waiting, timeout) {
 		c.movedAt = now
 		return c.watchEvery(waiting)
 	}
-	ti := c.sample(int(c.fd))
+	p := c.path(now)
 	if c.kept != nil && c.kept.state == sockstat.Close {
 		return c.srv.cfg.Tick // the kernel has ended it while our loop was away: gnet is about to read how
 	}
-	if ti.Unacked > 0 && ti.SndWnd > 0 || !ti.Known() && c.session.Idle() >= c.policy.Interval {
+	still, silent := now-c.movedAt, c.session.Idle() >= c.policy.Interval
+	slow := still >= timeout
+	switch p.Delivery() {
+	case heartbeat.Delivering:
+		slow = false
+	case heartbeat.DeliveryUnknown:
+		if p.Known && slow {
+			return c.srv.cfg.Tick
+		}
+		slow = slow && !p.Known && !silent
+	case heartbeat.Undelivered:
+		patience := c.policy.Timeout
+		if silent {
+			patience += c.policy.Interval // the silence tells, unless the peer is heard now and then
+		}
+		if still >= patience && now >= c.spared {
+			c.endWith(PathDead, "of %d bytes none has been acknowledged for %v", c.bytesOut-taken, still.Round(time.Millisecond))
+			c.finish()
+			return 0
+		}
+		slow = false
+	}
+	if !slow {
 		return c.watchEvery(waiting)
 	}
-	c.endWith(PeerSlow, "it has taken none of %d bytes for %v", c.bytesOut-taken, (now - c.movedAt).Round(time.Millisecond))
+	c.endWith(PeerSlow, "it has taken none of %d bytes for %v", c.bytesOut-taken, still.Round(time.Millisecond))
 	c.finish()
 	return 0
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/server"
 )
 
 // Recent has the last sessions, the newest first, as OnClose was given them.
@@ -60,11 +61,21 @@ func TestRecentKeepsAThousand(t *testing.T) {
 	h := newRecorder()
 	srv := start(t, h, calm())
 	for range 1030 {
-		dial(t, srv).Close()
+		c := dial(t, srv)
+		c.echoes(t)
+		c.Close()
 		h.nextClose(t)
 	}
+	for range 50 { // a balancer's probes: they say nothing, and push nothing out
+		dial(t, srv).Close()
+		assert.Equal(t, server.PeerClosed, h.nextClose(t).end.Reason)
+		dial(t, srv).rst(t)
+		assert.Equal(t, server.PeerReset, h.nextClose(t).end.Reason)
+	}
+	assert.EqualValues(t, 1080, srv.Stats().Reasons[server.PeerClosed])
 	got := srv.Recent()
 	require.Len(t, got, 1024)
+	assert.EqualValues(t, 1030, got[0].ID)
 	for i := range got[1:] {
 		require.Greater(t, got[i].ID, got[i+1].ID)
 	}

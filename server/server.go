@@ -80,7 +80,8 @@ type Server struct {
 }
 
 // New returns a Server for h. It opens nothing yet. The error names the field of cfg that is wrong,
-// and its value.
+// and its value. New calls Config.NewCodec once, to see whether it encodes a Ping. Who was sent no Ping
+// is not convicted of silence; the log says so.
 func New(h Handler, cfg Config) (*Server, error) {
 	if h == nil {
 		return nil, errors.New("server: New: the Handler is nil")
@@ -92,6 +93,9 @@ func New(h Handler, cfg Config) (*Server, error) {
 	lines := newLogLimiter(cfg.Logger.Handler())
 	s := &Server{cfg: cfg, handler: h, lines: lines, log: slog.New(lines), epoch: time.Now(), empty: make(chan struct{}, 1), freed: make(chan struct{}, 1),
 		stopping: make(chan struct{}), hurry: make(chan struct{}), done: make(chan struct{}), listeners: map[*net.Listener]struct{}{}}
+	if why := pingless(cfg); why != "" {
+		s.log.Warn("pulsewheel: a new codec encodes no Ping: until it does, nobody is asked, and only the kernel ends a silent peer", "why", why)
+	}
 	s.backlog, _ = h.(BacklogHandler)
 	s.limits = newLimits(cfg.Rate, cfg.Tick)
 	s.nudge = 1 << 29

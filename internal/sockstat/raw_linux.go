@@ -27,16 +27,17 @@ func Send(fd int, b []byte) (int, error) {
 	}
 }
 
-// tcpInfo fills ti in by getsockopt(2) with TCP_INFO. Also this one cannot block, and the sampling of
-// many connections is worth what the Go scheduler and an allocation would cost.
-func tcpInfo(fd int, ti *unix.TCPInfo) error {
+// tcpInfo fills ti in by getsockopt(2) with TCP_INFO, and returns how many bytes of it the kernel
+// knows: the struct has grown with the kernel's versions. This call cannot block either, and with
+// many connections to sample it is worth avoiding the Go scheduler and an allocation.
+func tcpInfo(fd int, ti *unix.TCPInfo) (length uint32, err error) {
 	size := uint32(unsafe.Sizeof(*ti))
 	_, _, e := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
 		uintptr(unsafe.Pointer(ti)), uintptr(unsafe.Pointer(&size)), 0)
 	if e != 0 {
-		return e
+		return 0, e
 	}
-	return nil
+	return size, nil
 }
 
 // sendQueue asks for SIOCOUTQ.

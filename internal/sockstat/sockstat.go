@@ -68,7 +68,9 @@ type TCPInfo struct {
 	LastDataSent time.Duration `json:"last_data_sent"` // ago
 	LastDataRecv time.Duration `json:"last_data_recv"` // ago
 	LastAckRecv  time.Duration `json:"last_ack_recv"`  // ago
-	SndWnd       uint32        `json:"snd_wnd"`        // bytes the peer is ready to take
+	SndWnd       uint32        `json:"snd_wnd"`        // bytes the peer is ready to take, if SndWndKnown
+	SndWndKnown  bool          `json:"snd_wnd_known"`  // false on kernels before 5.4, which do not tell SndWnd
+	SndMSS       uint32        `json:"snd_mss"`        // bytes of a full segment
 	NotSent      uint32        `json:"notsent"`        // bytes in the send queue never sent
 }
 

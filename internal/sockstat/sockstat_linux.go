@@ -2,6 +2,7 @@ package sockstat
 
 import (
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,12 +13,18 @@ const Supported = true
 // ReadTCPInfo samples TCP_INFO of fd. For a socket that is not TCP it returns ErrUnknown.
 func ReadTCPInfo(fd int) (TCPInfo, error) {
 	var ti unix.TCPInfo
-	if err := tcpInfo(fd, &ti); err != nil {
+	length, err := tcpInfo(fd, &ti)
+	if err != nil {
 		if err == error(unix.EOPNOTSUPP) || err == error(unix.ENOPROTOOPT) {
 			return TCPInfo{}, ErrUnknown
 		}
 		return TCPInfo{}, err
 	}
+	return infoOf(&ti, length), nil
+}
+
+// infoOf translates the first length bytes of ti, which are those that the kernel filled in.
+func infoOf(ti *unix.TCPInfo, length uint32) TCPInfo {
 	ms := func(v uint32) time.Duration { return time.Duration(v) * time.Millisecond }
 	us := func(v uint32) time.Duration { return time.Duration(v) * time.Microsecond }
 	return TCPInfo{
@@ -35,8 +42,10 @@ func ReadTCPInfo(fd int) (TCPInfo, error) {
 		LastDataRecv: ms(ti.Last_data_recv),
 		LastAckRecv:  ms(ti.Last_ack_recv),
 		SndWnd:       ti.Snd_wnd,
+		SndWndKnown:  uintptr(length) >= unsafe.Offsetof(ti.Snd_wnd)+unsafe.Sizeof(ti.Snd_wnd),
+		SndMSS:       ti.Snd_mss,
 		NotSent:      ti.Notsent_bytes,
-	}, nil
+	}
 }
 
 // Jiffy returns the tick of the clock by which TCP_INFO's "last" times are kept (1/CONFIG_HZ, which is

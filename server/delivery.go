@@ -1,0 +1,175 @@
+package server
+
+import (
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+// Whoever is to be blamed for a silence, a stall or a backlog may be out of reach instead. So every
+// place that ends or suspects a session asks first whether the path takes what we send: path, and
+// heartbeat.Path.Delivery.
+
+// path asks the kernel about the way to the peer. For a socket that is not TCP, and on systems other
+// than Linux, Known is false.
+func (c *conn) path(now time.Duration) heartbeat.Path {
+	ti := c.sample(int(c.fd))
+	if !ti.Known() {
+		return heartbeat.Path{}
+	}
+	return c.pathOf(ti, now)
+}
+
+// pathOf puts the kernel's counters into the judge's words.
+//
+// The kernel does not tell for how long the oldest segment has been on its way. But what came last
+// cannot have acknowledged what was written later than a round trip before it, and of that sentSince
+// knows the first.
+func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
+	p := pathIn(ti)
+	c.advance(now)
+	if p.Outstanding = uint64(c.inKernel()); p.Outstanding > 0 {
+		p.Still = now - c.movedAt
+	}
+	if c.pathWatched {
+		back := max(min(ti.LastAckRecv, ti.LastDataRecv)-jiffy, 0)
+		if p.Delivery() == heartbeat.Undelivered && (p.Unacked == 0 || p.Retransmits >= talkerRetransmits) {
+			back = max(back, p.Still) // what a talking peer sends does not make it reachable
+		}
+		p.Quiet = min(back, c.sentSince(now, now-back-ti.RTTMin, ti.Retransmits > 0))
+	}
+	return p
+}
+
+// talkerRetransmits is how many unanswered retransmissions make a peer suspect although it talks. With
+// two, 20 % of loss made three times as many false suspicions.
+const talkerRetransmits = 3
+
+// pathIn returns what the counters alone tell.
+func pathIn(ti TCPInfo) heartbeat.Path {
+	return heartbeat.Path{
+		Known: ti.Known(), Unacked: ti.Unacked, NotSent: ti.NotSent, Retransmits: ti.Retransmits, Backoff: ti.Backoff,
+		Probes: ti.Probes, Window: ti.SndWnd, WindowUnknown: !ti.SndWndKnown, MSS: ti.SndMSS,
+		LastSent: ti.LastDataSent, LastAck: ti.LastAckRecv, RTT: ti.RTT, RTO: firstRTO(ti),
+	}
+}
+
+// firstRTO is the retransmission timeout before any backoff. With nothing on its way the backoff
+// belongs to the probes, and is not part of tcpi_rto.
+func firstRTO(ti TCPInfo) time.Duration {
+	if ti.Unacked == 0 {
+		return ti.RTO
+	}
+	return ti.RTO >> min(ti.Backoff, 31)
+}
+
+// advance notes what has been acknowledged, and which Pings with it, and returns it.
+func (c *conn) advance(now time.Duration) (taken uint64) {
+	taken = c.acknowledged()
+	if taken > c.delivered {
+		c.delivered, c.movedAt = taken, c.movedWhen(now)
+		c.talkerStuck = false
+	}
+	if c.asking != &nobodyAsked {
+		for i := range c.pinged[:min(c.pings, len(c.pinged))] {
+			if p := &c.pinged[i]; p.arrived == 0 && taken >= p.end {
+				p.arrived = max(p.at, c.movedAt)
+			}
+		}
+	}
+	return taken
+}
+
+// standsFrom notes that n bytes have just been written. If everything before them has been
+// acknowledged, they are the oldest that has not been.
+func (c *conn) standsFrom(n uint64) {
+	before := c.bytesOut - n
+	if c.delivered < before && c.acknowledged() < before {
+		return
+	}
+	c.delivered, c.movedAt, c.talkerStuck = before, c.srv.elapsed(), false
+}
+
+// underWay returns the time to the next look if the peer cannot have answered yet: what asks it is
+// still on its way on a path that takes what we send, or may take it; or it has arrived late, and the
+// answer may wait for a retransmission of the peer's own, whose timeout has been doubled for as long
+// as the path was away. 0: it was asked, or this has gone on for long enough, or the path is dead.
+func (c *conn) underWay(p heartbeat.Path, now, silence time.Duration) time.Duration {
+	if c.pings == 0 && c.pingEnd == 0 || !c.maySpare(now, silence) {
+		return 0
+	}
+	wait := max(c.srv.cfg.Tick, c.policy.Interval/8)
+	switch asked := c.decisive(); {
+	case asked.arrived != 0 && now-asked.arrived < asked.arrived-asked.at:
+		return wait
+	case asked.arrived != 0:
+		return 0
+	}
+	switch p.Delivery() {
+	case heartbeat.Delivering:
+		return wait
+	case heartbeat.DeliveryUnknown:
+		if p.Known {
+			return wait
+		}
+	}
+	return 0
+}
+
+// maySpare reports whether a path that held our Pings up still saves a silent peer: until it has been
+// silent for Timeout - Interval beyond Timeout, or has been asked for twice that.
+func (c *conn) maySpare(now, silence time.Duration) bool {
+	more := c.policy.Timeout - c.policy.Interval
+	return silence < c.policy.Timeout+more || c.pings > 0 && now-c.pinged[0].at < 2*more
+}
+
+// decisive is the Ping whose acknowledgement tells a frozen process from a dead path: the second, if
+// there is one. The first proves less, because a path may die between the acknowledgement of it and
+// the Pong.
+func (c *conn) decisive() pinged {
+	if c.pings == 0 {
+		return pinged{}
+	}
+	return c.pinged[min(c.pings, len(c.pinged))-1]
+}
+
+// silentReason says which silence it is that has lasted for too long. arrived: the decisive Ping has
+// been acknowledged, long enough ago for an answer.
+func silentReason(p heartbeat.Path, arrived bool) Reason {
+	switch {
+	case !p.Known:
+		return HeartbeatLost
+	case arrived:
+		return PeerFrozen // its kernel took what its process has not answered
+	}
+	switch p.Delivery() {
+	case heartbeat.Undelivered:
+		return PathDead
+	case heartbeat.WindowClosed:
+		return PeerFrozen
+	case heartbeat.Delivering:
+		if p.Outstanding == 0 {
+			return PeerFrozen
+		}
+	}
+	return HeartbeatLost
+}
+
+// slowReason says why a peer takes too little of what is sent to it. Behind a slow link
+// acknowledgements come all the time; if they have just stopped with the window open, it is too early
+// to say what that is.
+func slowReason(p heartbeat.Path) Reason {
+	switch p.Delivery() {
+	case heartbeat.Undelivered:
+		return PathDead
+	case heartbeat.Delivering:
+		if p.Outstanding > 0 && p.LastAck > max(2*p.RTT, 2*jiffy) {
+			return HeartbeatLost
+		}
+	case heartbeat.DeliveryUnknown:
+		if p.Known {
+			return HeartbeatLost
+		}
+	}
+	return PeerSlow
+}
