@@ -28,6 +28,17 @@ func TestSite(t *testing.T) {
 		{"2001:db8:0:1::1", "2001:db8:0:2::1", false},
 		{"fe80::1%eth0", "fe80::2%eth1", true},
 		{"::1", "127.0.0.1", false},
+		// NAT64 (RFC 6052): the IPv4 address of the host is in the last 32 bits.
+		{"64:ff9b::192.0.2.1", "192.0.2.1", true},
+		{"64:ff9b::192.0.2.1", "64:ff9b::192.0.2.1", true},
+		{"64:ff9b::192.0.2.1", "64:ff9b::192.0.2.2", false},
+		{"64:ff9b:0:0:0:1:c000:201", "192.0.2.1", false}, // not of the /96
+		// Teredo (RFC 4380): there they are the client's, inverted; before them are its server, flags and port.
+		{"2001:0:4136:e378:8000:63bf:3fff:fdd2", "192.0.2.45", true},
+		{"2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001:0:c000:201:0:1:3fff:fdd2", true},
+		{"2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001:0:4136:e378:8000:63bf:3fff:fdd1", false},
+		{"2001:1:4136:e378:8000:63bf:3fff:fdd2", "192.0.2.45", false}, // not of the /32
+		{"2001:1::1", "2001:1::2", true},
 	} {
 		a, b := site(netip.MustParseAddr(c.a)), site(netip.MustParseAddr(c.b))
 		assert.True(t, a.IsValid() && b.IsValid())

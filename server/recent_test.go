@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -59,6 +60,7 @@ func TestRecent(t *testing.T) {
 func TestRecentKeepsAThousand(t *testing.T) {
 	t.Parallel()
 	h := newRecorder()
+	h.onMessage = func(*server.Session, []byte) error { return nil }
 	srv := start(t, h, calm())
 	for range 1030 {
 		c := dial(t, srv)
@@ -79,4 +81,42 @@ func TestRecentKeepsAThousand(t *testing.T) {
 	for i := range got[1:] {
 		require.Greater(t, got[i].ID, got[i+1].ID)
 	}
+}
+
+// A load balancer that looks whether the port is open, again and again, drives nobody out of Recent.
+func TestRecentWithoutProbes(t *testing.T) {
+	t.Parallel()
+	h := newRecorder()
+	h.onMessage = func(*server.Session, []byte) error { return nil }
+	srv := start(t, h, calm())
+	var real []uint64
+	for i := range 10 {
+		c := dial(t, srv)
+		s := h.nextOpen(t)
+		real = append(real, s.ID())
+		switch i % 3 {
+		case 0: // it says something, and goes
+			c.send(t, codec.Data, []byte("hello"))
+			c.Close()
+		case 1: // it says nothing, and is reset
+			c.rst(t)
+		case 2: // half a header is no visit of a balancer's
+			_, err := c.Write([]byte{byte(codec.Data), 0})
+			require.NoError(t, err)
+			c.Close()
+		}
+		h.nextClose(t)
+	}
+	for range 1030 {
+		dial(t, srv).Close()
+		h.nextClose(t)
+	}
+	var kept []uint64
+	for _, e := range srv.Recent() {
+		kept = append(kept, e.ID)
+	}
+	for _, id := range real {
+		assert.True(t, slices.Contains(kept, id), "session %d is not among the %d that are kept", id, len(kept))
+	}
+	assert.EqualValues(t, 1040, srv.Stats().Closed, "they are counted all the same")
 }
