@@ -63,10 +63,16 @@ func runAccept(at place) (err error) {
 		base = best
 	}
 	t := rig.Table{Head: []string{"server", "connections/s", "ratio to " + base.Name, "CPU for one", "ratio", "cores: server", "load"}}
+	t.Head = append(t.Head, older.heads("connections/s", "CPU for one")...)
 	for _, d := range doors {
-		t.Add(d.Name, rig.Count(rig.SpreadOf(d.rates).Median), rig.Ratio(d.rates, base.rates).String(),
+		cells := []string{d.Name, rig.Count(rig.SpreadOf(d.rates).Median), rig.Ratio(d.rates, base.rates).String(),
 			nanoseconds(rig.SpreadOf(d.cost).Median), rig.Ratio(d.cost, base.cost).String(),
-			fmt.Sprintf("%.2f", rig.SpreadOf(d.busy).Median), fmt.Sprintf("%.2f", rig.SpreadOf(d.busyLoader).Median))
+			fmt.Sprintf("%.2f", rig.SpreadOf(d.busy).Median), fmt.Sprintf("%.2f", rig.SpreadOf(d.busyLoader).Median)}
+		if older != nil {
+			was := doors[len(doors)-1]
+			cells = append(cells, rig.Ratio(d.rates, was.rates).String(), rig.Ratio(d.cost, was.cost).String())
+		}
+		t.Add(cells...)
 	}
 	t.Print(os.Stdout)
 	fmt.Println("\nOn the loopback the client's connect(2) does the kernel's work of the handshake for both sides: where the load is busy for the whole time, the CPU time tells more than the rate.")

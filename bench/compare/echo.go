@@ -65,6 +65,10 @@ func runEcho(at place) error {
 	}
 	t := rig.Table{Head: []string{"connections x outstanding x bytes", "gnet, messages/s", "its GOMAXPROCS",
 		"epoll : gnet", "**pulsewheel : gnet**", "pulsewheel : epoll", "liveness on : off", "CPU for one: gnet", "pulsewheel", "cores of the load"}}
+	var now, then both
+	if older != nil {
+		t.Head = append(t.Head, "**pulsewheel : "+older.name+"**", "the same of CPU for one")
+	}
 	for _, c := range cells {
 		out := match().Compare(contendersFor(at, c))
 		if *verbose {
@@ -79,14 +83,33 @@ func runEcho(at place) error {
 		}
 		base := out.Best(gnet, gnetMore)
 		epoll, ours, unwatched := out.Row(servers.Epoll), out.Row(servers.Pulsewheel), out.Row(servers.Unwatched)
-		t.Add(c.String(), rig.Count(rig.SpreadOf(base.Rates()).Median), strconv.Itoa(base.Server.GOMAXPROCS),
-			rig.Ratio(epoll.Rates(), base.Rates()).String(), "**"+rig.Ratio(ours.Rates(), base.Rates()).String()+"**",
+		cells := []string{c.String(), rig.Count(rig.SpreadOf(base.Rates()).Median), strconv.Itoa(base.Server.GOMAXPROCS),
+			rig.Ratio(epoll.Rates(), base.Rates()).String(), "**" + rig.Ratio(ours.Rates(), base.Rates()).String() + "**",
 			rig.Ratio(ours.Rates(), epoll.Rates()).String(), rig.Ratio(ours.Rates(), unwatched.Rates()).String(),
-			cpuForOne(base), cpuForOne(ours), fmt.Sprintf("%.2f", rig.SpreadOf(ours.LoadBusy()).Median))
+			cpuForOne(base), cpuForOne(ours), fmt.Sprintf("%.2f", rig.SpreadOf(ours.LoadBusy()).Median)}
+		if older != nil {
+			was := out.Row(older.name)
+			cells = append(cells, "**"+rig.Ratio(ours.Rates(), was.Rates()).String()+"**", rig.Ratio(ours.PerMessage(), was.PerMessage()).String())
+			now.add(ours)
+			then.add(was)
+		}
+		t.Add(cells...)
 	}
 	t.Print(os.Stdout)
 	fmt.Println("\nWhere the load is busy for the whole time (1.00 of its cores), it may be what limits a ratio. gnet is the better of two: GOMAXPROCS = loops, or one more.")
+	if older != nil {
+		fmt.Printf("All rounds of all cells: pulsewheel : %s %v, the same of CPU for one %v.\n",
+			older.name, rig.Ratio(now.rates, then.rates), rig.Ratio(now.cost, then.cost))
+	}
 	return nil
+}
+
+// both are a server's figures of the rounds of all cells.
+type both struct{ rates, cost []float64 }
+
+func (b *both) add(r *rig.Row) {
+	b.rates = append(b.rates, r.Rates()...)
+	b.cost = append(b.cost, r.PerMessage()...)
 }
 
 // contendersFor are the contenders with a cell's load.

@@ -35,6 +35,7 @@ func planIdle(at place) string {
 type idler struct {
 	name     string
 	base     *idler        // what it is compared with; nil: nothing
+	older    *idler        // the same of the revision of -against; nil: there is none
 	interval time.Duration // of its Pings; 0: it sends none
 	server   rig.Server
 	proc     *rig.Process
@@ -52,20 +53,28 @@ type look struct {
 
 func idlers(at place) []*idler {
 	var all []*idler
-	for _, c := range []struct {
+	type kind struct {
 		name, role string
 		interval   time.Duration
 		base       int // index
-	}{
-		{"epoll", servers.Epoll, 0, -1},
-		{"gnet", servers.Gnet, 0, -1},
-		{"epoll that sends the same Pings", servers.Pings, heartbeat.DefaultInterval, 2},
-		{"pulsewheel, default policy", servers.Pulsewheel, heartbeat.DefaultInterval, 2},
-		{"epoll that sends the same Pings, Interval 60 s", servers.Pings, longInterval, 4},
-		{"pulsewheel, Interval 60 s", servers.Pulsewheel, longInterval, 4},
-	} {
+		program    string
+	}
+	kinds := []kind{
+		{"epoll", servers.Epoll, 0, -1, ""},
+		{"gnet", servers.Gnet, 0, -1, ""},
+		{"epoll that sends the same Pings", servers.Pings, heartbeat.DefaultInterval, 2, ""},
+		{"pulsewheel, default policy", servers.Pulsewheel, heartbeat.DefaultInterval, 2, ""},
+		{"epoll that sends the same Pings, Interval 60 s", servers.Pings, longInterval, 4, ""},
+		{"pulsewheel, Interval 60 s", servers.Pulsewheel, longInterval, 4, ""},
+	}
+	if older != nil {
+		kinds = append(kinds,
+			kind{older.name + ", default policy", servers.Pulsewheel, heartbeat.DefaultInterval, 2, older.program},
+			kind{older.name + ", Interval 60 s", servers.Pulsewheel, longInterval, 4, older.program})
+	}
+	for _, c := range kinds {
 		s := &idler{name: c.name, interval: c.interval, server: servers.Server(c.role, servers.Options{Loops: at.loops, Interval: c.interval})}
-		s.server.CPUs, s.server.GOMAXPROCS = at.Server, at.loops+*spare
+		s.server.CPUs, s.server.GOMAXPROCS, s.server.Program = at.Server, at.loops+*spare, c.program
 		if c.role == servers.Epoll || c.role == servers.Pings {
 			s.server.GOMAXPROCS = at.loops + 1
 		}
@@ -74,6 +83,9 @@ func idlers(at place) []*idler {
 		if c.base >= 0 {
 			s.base = all[c.base]
 		}
+	}
+	if older != nil {
+		all[3].older, all[5].older = all[6], all[7]
 	}
 	return all
 }
@@ -108,6 +120,7 @@ func runIdle(at place) (err error) {
 	}
 	t := rig.Table{Head: []string{"server", "bytes for a session", "Pings/s", "share of a core", "ratio", "CPU for a Ping", "ratio",
 		"context switches/s: voluntary", "involuntary"}}
+	t.Head = append(t.Head, older.heads("share of a core", "CPU for a Ping")...)
 	for _, s := range all {
 		rss, err := s.proc.RSS()
 		if err != nil {
@@ -152,11 +165,15 @@ func (s *idler) row(t *rig.Table, rss int) {
 	if s.interval > 0 {
 		one, oneRatio = nanoseconds(median(forOne)), rig.Ratio(s.each(forOne), s.base.each(forOne)).String()
 	}
-	t.Add(s.name, rig.Count(float64(rss-s.fresh)/float64(*sessions)),
+	cells := []string{s.name, rig.Count(float64(rss-s.fresh) / float64(*sessions)),
 		rig.Count(median(perSecond(func(l look) float64 { return float64(l.pings) }))),
 		fmt.Sprintf("%.2f %%", 100*median(share)), rig.Ratio(s.each(share), s.base.each(share)).String(), one, oneRatio,
 		rig.Count(median(perSecond(func(l look) float64 { return float64(l.Voluntary) }))),
-		rig.Count(median(perSecond(func(l look) float64 { return float64(l.Involuntary) }))))
+		rig.Count(median(perSecond(func(l look) float64 { return float64(l.Involuntary) })))}
+	if older != nil {
+		cells = append(cells, rig.Ratio(s.each(share), s.older.each(share)).String(), rig.Ratio(s.each(forOne), s.older.each(forOne)).String())
+	}
+	t.Add(cells...)
 }
 
 // look notes what has been used so far.

@@ -28,14 +28,21 @@ func runLatency(at place) error {
 	}
 	base := out.Best(gnet, gnetMore)
 	t := rig.Table{Head: []string{"server", "messages/s", "p50", "p99", "p99.9", "longest", "p99 : gnet", "p99.9 : gnet"}}
+	t.Head = append(t.Head, older.heads("messages/s", "p99", "p99.9")...)
 	for _, r := range out.Rows {
 		if r.Name == gnet && base.Name == gnetMore || r.Name == gnetMore && base.Name == gnet || r.Name == servers.Unwatched {
 			continue
 		}
 		h := r.Latency()
-		t.Add(r.Name, rig.Count(rig.SpreadOf(r.Rates()).Median),
+		cells := []string{r.Name, rig.Count(rig.SpreadOf(r.Rates()).Median),
 			rig.Short(h.Quantile(0.5)), rig.Short(h.Quantile(0.99)), rig.Short(h.Quantile(0.999)), rig.Short(h.Max),
-			rig.Ratio(r.Quantiles(0.99), base.Quantiles(0.99)).String(), rig.Ratio(r.Quantiles(0.999), base.Quantiles(0.999)).String())
+			rig.Ratio(r.Quantiles(0.99), base.Quantiles(0.99)).String(), rig.Ratio(r.Quantiles(0.999), base.Quantiles(0.999)).String()}
+		if older != nil {
+			was := out.Row(older.name)
+			cells = append(cells, rig.Ratio(r.Rates(), was.Rates()).String(),
+				rig.Ratio(r.Quantiles(0.99), was.Quantiles(0.99)).String(), rig.Ratio(r.Quantiles(0.999), was.Quantiles(0.999)).String())
+		}
+		t.Add(cells...)
 	}
 	t.Print(os.Stdout)
 	return nil

@@ -3,6 +3,11 @@
 //	go run ./bench/compare                             the usual cells, some minutes
 //	go run ./bench/compare -cells all -loops 1,all     every cell: an hour or so
 //	go run ./bench/compare -only echo -cells 100x1x64  one
+//	go run ./bench/compare -against v1.2.0             next to the library as it was at that revision, too
+//
+// With -against the revision is checked out into a temporary git worktree and built there, and its
+// server is one more candidate in every part. The worktree is removed as soon as it is built; nothing
+// else changes in the repository.
 //
 // Each server is a process of its own, and so is its load. All are there at the same time and are measured in
 // turn, in an order that is shuffled for each round; a ratio is the median of the ratios of rounds that
@@ -36,6 +41,7 @@ var (
 	spin     = flag.Bool("spin", false, "the load polls without sleeping while it is measured; not with -loops all")
 	sessions = flag.Int("idle.sessions", 15000, "sessions of the idle part")
 	window   = flag.Duration("idle.window", 30*time.Second, "for how long the idle part looks at CPU time, in windows of a sixth of it")
+	against  = flag.String("against", "", "a git `revision` of this repository whose server is measured, too: this tree's is compared with it")
 	verbose  = flag.Bool("v", false, "print every server's figures, too")
 )
 
@@ -96,6 +102,14 @@ func compare() error {
 		*seed = rand.Uint64()>>32 + 1
 	}
 	fmt.Printf("%s, %s/%s, %d CPUs, seed %d\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, len(rig.CPUs()), *seed)
+	if *against != "" {
+		remove, err := prepareOlder(*against)
+		if err != nil {
+			return fmt.Errorf("-against %s: %w", *against, err)
+		}
+		defer remove()
+		fmt.Println(older.note)
+	}
 	todo := func(f func(p part, at place) error) error {
 		for _, p := range parts {
 			for i, at := range places {
@@ -172,6 +186,11 @@ func contenders(at place) []rig.Candidate {
 		all = append(all, rig.Candidate{Name: c.name, Server: s, Load: load.Options{
 			Threads: at.Threads, CPUs: at.Load, Pongs: true, Spin: *spin && len(at.Load) > 0,
 		}})
+	}
+	if older != nil {
+		ours := all[slices.IndexFunc(all, func(c rig.Candidate) bool { return c.Name == servers.Pulsewheel })]
+		ours.Name, ours.Server.Program = older.name, older.program
+		all = append(all, ours)
 	}
 	return all
 }

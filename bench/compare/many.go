@@ -45,13 +45,13 @@ type pusher struct {
 	wakes       []float64 // for each message
 }
 
-func startPusher(at place, name, role string, spare int, p servers.Push) (*pusher, error) {
-	s := servers.Server(role, servers.Options{Loops: at.loops})
-	s.CPUs, s.GOMAXPROCS = at.Server, at.loops+spare
+func startPusher(at place, k pusherKind, p servers.Push) (*pusher, error) {
+	s := servers.Server(k.role, servers.Options{Loops: at.loops})
+	s.CPUs, s.GOMAXPROCS, s.Program = at.Server, at.loops+k.spare, k.program
 	pair, err := rig.StartPair(rig.Candidate{Server: s, Load: load.Options{
 		Conns: p.Sessions, Message: message(p.Payload), Reports: p.Reports(), Pongs: true, CPUs: at.Load,
 	}})
-	return &pusher{name: name, pair: pair}, err
+	return &pusher{name: k.name, pair: pair}, err
 }
 
 // measure measures one round.
@@ -103,17 +103,21 @@ func runSends(at place) error {
 type pusherKind struct {
 	name, role string
 	spare      int
+	program    string // as in rig.Server
 }
 
 // pushers are the servers: raw epoll only where the system calls are all there is.
 func pushers(p servers.Push) []pusherKind {
 	all := []pusherKind{
-		{gnet, servers.GnetMany, 0},
-		{gnetMore, servers.GnetMany, 1},
-		{servers.Pulsewheel, servers.PulsewheelMany, *spare},
+		{gnet, servers.GnetMany, 0, ""},
+		{gnetMore, servers.GnetMany, 1, ""},
+		{servers.Pulsewheel, servers.PulsewheelMany, *spare, ""},
 	}
 	if p.Senders == 0 {
-		all = append(all, pusherKind{servers.Epoll, servers.EpollMany, 1})
+		all = append(all, pusherKind{servers.Epoll, servers.EpollMany, 1, ""})
+	}
+	if older != nil {
+		all = append(all, pusherKind{older.name, servers.PulsewheelMany, *spare, older.program})
 	}
 	return all
 }
@@ -127,7 +131,7 @@ func runPush(at place, p servers.Push) (err error) {
 		}
 	}()
 	for _, c := range pushers(p) {
-		one, err := startPusher(at, c.name, c.role, c.spare, p)
+		one, err := startPusher(at, c, p)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
@@ -152,14 +156,20 @@ func runPush(at place, p servers.Push) (err error) {
 		base = all[1]
 	}
 	t := rig.Table{Head: []string{"server", "messages/s", "ratio to " + base.name, "CPU for one", base.name + " : it, CPU", "cores: server", "load", "wakes for one"}}
+	t.Head = append(t.Head, older.heads("messages/s", "CPU for one")...)
 	for _, c := range all {
 		wakes := "-"
-		if c == ours {
+		if c == ours || older != nil && c.name == older.name {
 			wakes = fmt.Sprintf("%.5f", rig.SpreadOf(c.wakes).Median)
 		}
-		t.Add(c.name, rig.Count(rig.SpreadOf(c.rates).Median), rig.Ratio(c.rates, base.rates).String(),
+		cells := []string{c.name, rig.Count(rig.SpreadOf(c.rates).Median), rig.Ratio(c.rates, base.rates).String(),
 			nanoseconds(rig.SpreadOf(c.cost).Median), rig.Ratio(base.cost, c.cost).String(),
-			fmt.Sprintf("%.2f", rig.SpreadOf(c.busy).Median), fmt.Sprintf("%.2f", rig.SpreadOf(c.loadBusy).Median), wakes)
+			fmt.Sprintf("%.2f", rig.SpreadOf(c.busy).Median), fmt.Sprintf("%.2f", rig.SpreadOf(c.loadBusy).Median), wakes}
+		if older != nil {
+			was := all[len(all)-1]
+			cells = append(cells, rig.Ratio(c.rates, was.rates).String(), rig.Ratio(c.cost, was.cost).String())
+		}
+		t.Add(cells...)
 	}
 	t.Print(os.Stdout)
 	return nil

@@ -53,7 +53,7 @@ func start(s Server) (*Process, error) {
 	var err error
 	switch {
 	case p.role:
-		if p.cmd, err = command(s.Role, s.Args...); err != nil {
+		if p.cmd, err = command(s); err != nil {
 			return nil, err
 		}
 	case len(s.Command) > 0:

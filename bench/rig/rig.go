@@ -27,6 +27,7 @@ import (
 type Server struct {
 	Role       string   // a name given to Role
 	Args       []string // of the role
+	Program    string   // the executable whose Role it is, built from another revision; if empty, this one
 	Command    []string // a foreign program and its arguments, if Role is empty
 	GOMAXPROCS int      // of the process; if zero, as Go chooses: the number of CPUs
 	CPUs       []int    // that the process is bound to; if empty, it is not

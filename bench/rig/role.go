@@ -81,16 +81,21 @@ func Serving(addr string, answers map[string]func(arg string) string) {
 // say writes a line to the rig.
 func say(line string) { fmt.Println(mark + line) }
 
-// command is this program in a role.
-func command(role string, args ...string) (*exec.Cmd, error) {
-	if roles[role] == nil {
-		return nil, fmt.Errorf("rig: no role %q", role)
+// command is the server's program, by default this one, in a role. Which roles another program has is
+// not known: it ends at once if it does not have this one.
+func command(s Server) (*exec.Cmd, error) {
+	program := s.Program
+	if program == "" {
+		if roles[s.Role] == nil {
+			return nil, fmt.Errorf("rig: no role %q", s.Role)
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("rig: %w", err)
+		}
+		program = self
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("rig: %w", err)
-	}
-	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), roleEnv+"="+role)
+	cmd := exec.Command(program, s.Args...)
+	cmd.Env = append(os.Environ(), roleEnv+"="+s.Role)
 	return cmd, nil
 }
