@@ -15,6 +15,7 @@ import (
 type options struct {
 	listen string
 	cfg    server.Config
+	sink   bool
 	stream time.Duration
 	log    string
 	flags  *flag.FlagSet
@@ -41,6 +42,7 @@ func parse(args []string) (*options, error) {
 	fs.IntVar(&cfg.Loops, "loops", 0, "event loops, a `number`; 0: one for each core")
 	fs.IntVar(&cfg.ConnsMax, "max-conns", 0, "most connections at a time, a `number`; 0: no limit")
 	fs.IntVar(&cfg.BacklogMax, "backlog", 1<<20, "most `bytes` that may wait for a peer that does not read")
+	fs.BoolVar(&o.sink, "sink", false, "take Data and send nothing back: without -stream only Pings are sent")
 	span(&o.stream, "stream", 0, time.Millisecond, true, "send each session a Data frame of 100 bytes in each such `time`; 0: never")
 	fs.StringVar(&o.log, "log", "text", "`form` of the lines on stdout: text or json")
 
@@ -60,7 +62,7 @@ func parse(args []string) (*options, error) {
 }
 
 func (o *options) usage(w io.Writer) {
-	fmt.Fprintln(w, "echo sends every Data frame back, and says who came and why each one went. Its flags:")
+	fmt.Fprintln(w, "echo sends every Data frame back (not with -sink), and says who came and why each one went. Its flags:")
 	o.flags.SetOutput(w)
 	o.flags.PrintDefaults()
 }

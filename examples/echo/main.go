@@ -3,6 +3,7 @@
 //
 //	go run ./examples/echo -listen 127.0.0.1:7070 -interval 5s -timeout 15s -log json
 //
+// With -sink it sends nothing back, so that a client hears nothing but Pings; -h lists all flags.
 // SIGTERM or SIGINT drains it, and it exits with 0; a second signal ends it at once, with 1. Wrong
 // flags are 2, and whatever else is in the way (a port in use) is 1. The library's own log lines go
 // to stderr.
@@ -40,7 +41,7 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 	}
 	o.cfg.Logger = slog.New(slog.NewTextHandler(stderr, nil))
 	out := &reporter{w: stdout, json: o.log == "json"}
-	srv, err := server.New(&echo{out: out, stream: o.stream}, o.cfg)
+	srv, err := server.New(&echo{out: out, sink: o.sink, stream: o.stream}, o.cfg)
 	if err != nil {
 		return fail(2, inFlags(err))
 	}
@@ -82,6 +83,7 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 // echo is the application.
 type echo struct {
 	out    *reporter
+	sink   bool          // Data is not sent back
 	stream time.Duration // between two frames to each session; 0: none
 }
 
@@ -95,7 +97,12 @@ func (e *echo) OnOpen(s *server.Session) error {
 
 // OnMessage returns what Send says: an echo that cannot be queued ends the session, as nothing is to
 // be lost in silence.
-func (e *echo) OnMessage(s *server.Session, payload []byte) error { return s.Send(payload) }
+func (e *echo) OnMessage(s *server.Session, payload []byte) error {
+	if e.sink {
+		return nil
+	}
+	return s.Send(payload)
+}
 
 func (e *echo) OnSuspect(s *server.Session, why server.Suspicion) {
 	e.out.print(&suspect{about{"suspect", s.ID(), peerOf(s)}, why.String()})

@@ -31,7 +31,7 @@ func TestEcho(t *testing.T) {
 		"answers": testAnswers, "fin": testFIN, "rst": testRST, "goodbye": testGoodbye, "garbage": testGarbage,
 		"silence": testSilence, "half": testHalf, "says-nothing": testSaysNothing,
 		"flags": testFlags, "in use": testInUse, "drain": testDrain, "twice": testSecondSignal,
-		"stream": testStream, "max-conns": testMaxConns, "unix": testUnix, "many": testMany, "text": testText, "recovers": testRecovers,
+		"stream": testStream, "sink": testSink, "max-conns": testMaxConns, "unix": testUnix, "many": testMany, "text": testText, "recovers": testRecovers,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -288,6 +288,25 @@ func testStream(t *testing.T, program string) {
 	}
 }
 
+// What a server sends is in order: with -sink the answer to a Ping is the first that comes after any
+// number of messages.
+func testSink(t *testing.T, program string) {
+	s := start(t, program, "-sink")
+	c := dial(t, s)
+	for range 5 {
+		c.say("hello")
+	}
+	c.send(codec.Ping, "any")
+	f := c.read()
+	require.Equal(t, codec.Pong, f.Type)
+	require.Equal(t, "any", string(f.Payload))
+	require.NoError(t, c.Close())
+	end := s.await("closed")
+	require.Equal(t, "peer_closed", end.closed.Reason)
+	require.EqualValues(t, 6, end.closed.FramesIn, "five messages and the Ping")
+	s.drain()
+}
+
 func testMaxConns(t *testing.T, program string) {
 	s := start(t, program, "-max-conns", "1")
 	first := dial(t, s)
@@ -393,8 +412,8 @@ func testFlags(t *testing.T, program string) {
 	status, stdout, stderr := runToEnd(t, program, "-h")
 	require.Zero(t, status)
 	require.Empty(t, stderr)
-	for _, name := range strings.Fields("listen interval timeout handshake frame write-timeout close-timeout tick loops max-conns backlog stream log") {
-		require.Contains(t, stdout, "\n  -"+name+" ")
+	for _, name := range strings.Fields("listen interval timeout handshake frame write-timeout close-timeout tick loops max-conns backlog sink stream log") {
+		require.Regexp(t, "\n  -"+name+"[ \n]", stdout)
 	}
 }
 
