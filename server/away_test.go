@@ -23,7 +23,7 @@ import (
 )
 
 // stall blocks the only loop of s for d, and returns when it has begun.
-func stall(t *testing.T, s *server.Session, d time.Duration) {
+func stall(t testing.TB, s *server.Session, d time.Duration) {
 	t.Helper()
 	begun := make(chan struct{})
 	require.NoError(t, s.Post(func() { close(begun); time.Sleep(d) }))

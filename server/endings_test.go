@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
@@ -28,53 +29,53 @@ func TestEndings(t *testing.T) {
 	require.NoError(t, err)
 	for _, c := range []struct {
 		name  string
-		act   func(t *testing.T, c *client)
+		act   func(t testing.TB, c *client)
 		want  server.Reason
 		not   time.Duration // not told before, counted from the act
 		by    time.Duration
-		check func(t *testing.T, end *server.CloseError)
+		check func(t testing.TB, end *server.CloseError)
 		told  bool // the client gets a Goodbye with the reason
 	}{
-		{name: "FIN", act: func(t *testing.T, c *client) { c.Close() }, want: server.PeerClosed},
-		{name: "RST", act: func(t *testing.T, c *client) { c.rst(t) }, want: server.PeerReset,
-			check: func(t *testing.T, end *server.CloseError) {
+		{name: "FIN", act: func(t testing.TB, c *client) { c.Close() }, want: server.PeerClosed},
+		{name: "RST", act: func(t testing.TB, c *client) { c.rst(t) }, want: server.PeerReset,
+			check: func(t testing.TB, end *server.CloseError) {
 				assert.ErrorIs(t, end, syscall.ECONNRESET)
 				call, errno := end.Errno()
 				assert.Equal(t, "read", call)
 				assert.Equal(t, syscall.ECONNRESET, errno)
 			}},
-		{name: "Goodbye", act: func(t *testing.T, c *client) { c.send(t, codec.Goodbye, goodbye) }, want: server.PeerGoodbye,
-			check: func(t *testing.T, end *server.CloseError) {
+		{name: "Goodbye", act: func(t testing.TB, c *client) { c.send(t, codec.Goodbye, goodbye) }, want: server.PeerGoodbye,
+			check: func(t testing.TB, end *server.CloseError) {
 				assert.Equal(t, server.Reason(1234), end.PeerCode)
 				assert.Equal(t, "off to bed", end.Detail)
 			}},
-		{name: "Goodbye and FIN at once", act: func(t *testing.T, c *client) { c.send(t, codec.Goodbye, nil); c.Close() }, want: server.PeerGoodbye},
-		{name: "malformed Goodbye", act: func(t *testing.T, c *client) { c.send(t, codec.Goodbye, []byte{1}) }, want: server.PeerProtocol, told: true,
-			check: func(t *testing.T, end *server.CloseError) { assert.ErrorIs(t, end, codec.ErrGoodbye) }},
-		{name: "zero run", act: func(t *testing.T, c *client) { c.Write(make([]byte, 100)) }, want: server.PeerProtocol, told: true,
-			check: func(t *testing.T, end *server.CloseError) { assert.ErrorIs(t, end, codec.ErrType) }},
-		{name: "text", act: func(t *testing.T, c *client) { c.Write([]byte("GET / HTTP/1.1\r\n\r\n")) }, want: server.PeerProtocol, told: true},
-		{name: "over-long", act: func(t *testing.T, c *client) { c.Write([]byte{1, 0xff, 0xff, 0xff}) }, want: server.PeerProtocol, told: true,
-			check: func(t *testing.T, end *server.CloseError) { assert.ErrorIs(t, end, codec.ErrTooLong) }},
-		{name: "Hello", act: func(t *testing.T, c *client) { c.send(t, codec.Hello, nil) }, want: server.PeerProtocol, told: true},
-		{name: "Welcome", act: func(t *testing.T, c *client) { c.send(t, codec.Welcome, nil) }, want: server.PeerProtocol, told: true},
-		{name: "Ack", act: func(t *testing.T, c *client) { c.send(t, codec.Ack, nil) }, want: server.PeerProtocol, told: true},
-		{name: "type 8", act: func(t *testing.T, c *client) { c.Write([]byte{8, 0, 0, 0}) }, want: server.PeerProtocol, told: true,
-			check: func(t *testing.T, end *server.CloseError) { assert.ErrorIs(t, end, codec.ErrType) }},
-		{name: "garbage after a message", act: func(t *testing.T, c *client) { c.Write(append(frame(codec.Data, []byte("x")), 0, 0, 0)) },
+		{name: "Goodbye and FIN at once", act: func(t testing.TB, c *client) { c.send(t, codec.Goodbye, nil); c.Close() }, want: server.PeerGoodbye},
+		{name: "malformed Goodbye", act: func(t testing.TB, c *client) { c.send(t, codec.Goodbye, []byte{1}) }, want: server.PeerProtocol, told: true,
+			check: func(t testing.TB, end *server.CloseError) { assert.ErrorIs(t, end, codec.ErrGoodbye) }},
+		{name: "zero run", act: func(t testing.TB, c *client) { c.Write(make([]byte, 100)) }, want: server.PeerProtocol, told: true,
+			check: func(t testing.TB, end *server.CloseError) { assert.ErrorIs(t, end, codec.ErrType) }},
+		{name: "text", act: func(t testing.TB, c *client) { c.Write([]byte("GET / HTTP/1.1\r\n\r\n")) }, want: server.PeerProtocol, told: true},
+		{name: "over-long", act: func(t testing.TB, c *client) { c.Write([]byte{1, 0xff, 0xff, 0xff}) }, want: server.PeerProtocol, told: true,
+			check: func(t testing.TB, end *server.CloseError) { assert.ErrorIs(t, end, codec.ErrTooLong) }},
+		{name: "Hello", act: func(t testing.TB, c *client) { c.send(t, codec.Hello, nil) }, want: server.PeerProtocol, told: true},
+		{name: "Welcome", act: func(t testing.TB, c *client) { c.send(t, codec.Welcome, nil) }, want: server.PeerProtocol, told: true},
+		{name: "Ack", act: func(t testing.TB, c *client) { c.send(t, codec.Ack, nil) }, want: server.PeerProtocol, told: true},
+		{name: "type 8", act: func(t testing.TB, c *client) { c.Write([]byte{8, 0, 0, 0}) }, want: server.PeerProtocol, told: true,
+			check: func(t testing.TB, end *server.CloseError) { assert.ErrorIs(t, end, codec.ErrType) }},
+		{name: "garbage after a message", act: func(t testing.TB, c *client) { c.Write(append(frame(codec.Data, []byte("x")), 0, 0, 0)) },
 			want: server.PeerProtocol, told: true,
-			check: func(t *testing.T, end *server.CloseError) { assert.EqualValues(t, 2, end.Record.FramesIn) }},
-		{name: "half a frame", act: func(t *testing.T, c *client) { c.Write(frame(codec.Data, make([]byte, 100))[:50]) },
+			check: func(t testing.TB, end *server.CloseError) { assert.EqualValues(t, 2, end.Record.FramesIn) }},
+		{name: "half a frame", act: func(t testing.TB, c *client) { c.Write(frame(codec.Data, make([]byte, 100))[:50]) },
 			want: server.PeerStalledFrame, not: cfg.FrameTimeout, by: cfg.FrameTimeout + 2*cfg.Tick, told: true},
-		{name: "silence", act: func(t *testing.T, c *client) {}, want: server.PeerFrozen, told: true,
+		{name: "silence", act: func(t testing.TB, c *client) {}, want: server.PeerFrozen, told: true,
 			not: policy.Timeout, by: policy.Timeout + 2*cfg.Tick,
-			check: func(t *testing.T, end *server.CloseError) {
+			check: func(t testing.TB, end *server.CloseError) {
 				assert.GreaterOrEqual(t, end.Record.Pings, 2)
 				assert.EqualValues(t, 0, end.Record.TCP.Unacked)
 				assert.Equal(t, "ESTABLISHED", end.Record.TCPState.String())
 			}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.name, busy.Test(func(t *busy.T) {
 			t.Parallel()
 			h := newRecorder()
 			srv := start(t, h, cfg)
@@ -109,7 +110,7 @@ func TestEndings(t *testing.T) {
 			if c.not > 0 { // the echo before the act was heard up to a moment earlier
 				assert.GreaterOrEqual(t, took, c.not-20*time.Millisecond)
 			}
-			assert.LessOrEqual(t, took, c.by+slack)
+			t.NotLater(acted, e.at, c.by+slack, "%v", c.want)
 			if c.check != nil {
 				c.check(t, e.end)
 			}
@@ -135,11 +136,13 @@ func TestEndings(t *testing.T) {
 				assert.Fail(t, "another OnClose", "%v", again.end)
 			default:
 			}
-		})
+		}))
 	}
 }
 
-func TestUnready(t *testing.T) {
+func TestUnready(t *testing.T) { busy.Try(t, testUnready) }
+
+func testUnready(t *busy.T) {
 	cfg := quick()
 	cfg.Policy.Interval, cfg.Policy.Timeout = 2*time.Second, 6*time.Second
 	h := newRecorder()
@@ -147,11 +150,12 @@ func TestUnready(t *testing.T) {
 	asked := time.Now()
 	cl := dial(t, srv)
 	ping := cl.readUntil(t, codec.Ping)
-	assert.WithinDuration(t, asked.Add(cfg.HandshakeTimeout/2), time.Now(), slack, "asked at half the deadline")
+	assert.GreaterOrEqual(t, time.Since(asked), cfg.HandshakeTimeout/2-slack, "asked at half the deadline")
+	t.NotLater(asked, time.Now(), cfg.HandshakeTimeout/2+slack, "half the deadline")
 	e := h.nextClose(t)
 	assert.Equal(t, server.PeerUnready, e.end.Reason)
 	assert.GreaterOrEqual(t, e.end.Record.Age, cfg.HandshakeTimeout)
-	assert.LessOrEqual(t, e.end.Record.Age, cfg.HandshakeTimeout+2*cfg.Tick+slack)
+	t.NotLater(e.at.Add(-e.end.Record.Age), e.at, cfg.HandshakeTimeout+2*cfg.Tick+slack, "the deadline")
 	assert.Len(t, ping.Payload, 8)
 
 	// A client that only receives, but answers, is never unready.
@@ -164,7 +168,9 @@ func TestUnready(t *testing.T) {
 }
 
 // A trickle of single bytes is a stalled frame, not an unready peer and not a silent one.
-func TestTrickle(t *testing.T) {
+func TestTrickle(t *testing.T) { busy.Try(t, testTrickle) }
+
+func testTrickle(t *busy.T) {
 	cfg := quick()
 	h := newRecorder()
 	srv := start(t, h, cfg)
@@ -183,7 +189,7 @@ func TestTrickle(t *testing.T) {
 	require.Same(t, s, e.s)
 	assert.Equal(t, server.PeerStalledFrame, e.end.Reason, "%v", e.end)
 	assert.GreaterOrEqual(t, e.at.Sub(begun), cfg.FrameTimeout)
-	assert.Less(t, e.at.Sub(begun), cfg.FrameTimeout+2*cfg.Tick+slack)
+	t.NotLater(begun, e.at, cfg.FrameTimeout+2*cfg.Tick+slack, "the deadline")
 }
 
 // A peer that does not read, but beats: by the byte limit, and by the write timeout.
@@ -197,7 +203,7 @@ func TestSlowPeer(t *testing.T) {
 		{"by the limit", 1 << 20, time.Minute, "Config.BacklogMax"},
 		{"by the timeout", 64 << 20, 500 * time.Millisecond, "it has taken none of"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.name, busy.Test(func(t *busy.T) {
 			t.Parallel()
 			cfg := quick()
 			cfg.WriteTimeout = c.timeout
@@ -240,9 +246,9 @@ func TestSlowPeer(t *testing.T) {
 			assert.Positive(t, e.end.Record.Unsent)
 			if c.limit > 24<<20 {
 				assert.GreaterOrEqual(t, e.at.Sub(last), cfg.WriteTimeout-100*time.Millisecond)
-				assert.Less(t, e.at.Sub(last), cfg.WriteTimeout+2*cfg.Tick+2*slack)
+				t.NotLater(last, e.at, cfg.WriteTimeout+2*cfg.Tick+2*slack, "the deadline")
 			}
-		})
+		}))
 	}
 }
 

@@ -36,7 +36,7 @@ func (b *lockedBuffer) String() string {
 }
 
 // crowd opens n sessions on one loop and has them all say something, as nearly as possible at once.
-func crowd(t *testing.T, n int, log io.Writer) (srv *server.Server, h *recorder, cs []*client, said time.Time) {
+func crowd(t testing.TB, n int, log io.Writer) (srv *server.Server, h *recorder, cs []*client, said time.Time) {
 	t.Helper()
 	cfg := quick()
 	cfg.Loops = 1
@@ -47,16 +47,20 @@ func crowd(t *testing.T, n int, log io.Writer) (srv *server.Server, h *recorder,
 	h = newRecorder()
 	h.onMessage = func(*server.Session, []byte) error { return nil }
 	srv = start(t, h, cfg)
+	var s *server.Session
 	for range n {
 		cs = append(cs, dial(t, srv))
-		h.nextOpen(t)
+		s = h.nextOpen(t)
 	}
+	release := hold(t, s) // it hears them in one round, however long the writing takes
 	hello := frame(codec.Data, []byte("hello"))
 	for _, c := range cs {
 		_, err := c.Write(hello)
 		require.NoError(t, err)
 	}
-	return srv, h, cs, time.Now()
+	said = time.Now()
+	release()
+	return srv, h, cs, said
 }
 
 // When most of a loop's sessions come due together, they are given one Interval more, once. Those that

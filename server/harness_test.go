@@ -17,6 +17,7 @@ import (
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
@@ -95,14 +96,17 @@ func (r *recorder) OnClose(s *server.Session, end *server.CloseError) {
 	r.closes <- ending{s, end, time.Now()}
 }
 
+// patience is how long is waited for what must happen, if nothing else is said: only a hang takes that long.
+const patience = time.Minute
+
 // nextOpen waits for the next OnOpen.
 func (r *recorder) nextOpen(t testing.TB) *server.Session {
 	t.Helper()
 	select {
 	case s := <-r.opens:
 		return s
-	case <-time.After(10 * time.Second):
-		require.FailNow(t, "no OnOpen within 10 s")
+	case <-time.After(patience):
+		require.FailNow(t, "no OnOpen", "within %v", patience)
 		return nil
 	}
 }
@@ -113,8 +117,8 @@ func (r *recorder) nextClose(t testing.TB) ending {
 	select {
 	case e := <-r.closes:
 		return e
-	case <-time.After(20 * time.Second):
-		require.FailNow(t, "no OnClose within 20 s")
+	case <-time.After(patience):
+		require.FailNow(t, "no OnClose", "within %v", patience)
 		return ending{}
 	}
 }
@@ -239,7 +243,7 @@ func (c *client) rst(t testing.TB) {
 // echoes checks that the connection still serves.
 func (c *client) echoes(t testing.TB) {
 	t.Helper()
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
 	c.send(t, codec.Data, []byte("still there?"))
 	require.Equal(t, "still there?", string(c.readUntil(t, codec.Data).Payload))
 	require.NoError(t, c.SetReadDeadline(time.Time{}))
@@ -260,18 +264,25 @@ func role(t testing.TB, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// eventually waits for ok, and fails with what says.
-func eventually(t *testing.T, within time.Duration, ok func() bool, what string, args ...any) {
+// eventually waits for ok, and fails with what says: after within on a machine that is not busy, and after patience on any.
+func eventually(t testing.TB, within time.Duration, ok func() bool, what string, args ...any) {
 	t.Helper()
-	for deadline := time.Now().Add(within); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			require.FailNow(t, fmt.Sprintf(what, args...), "not within %v", within)
+	w, begun := busy.Start(), time.Now()
+	defer w.Stop()
+	for !ok() {
+		time.Sleep(5 * time.Millisecond)
+		took := time.Since(begun)
+		if took < within {
+			continue
+		}
+		if isBusy, says := w.BusyBetween(begun, time.Now()); !isBusy || took >= max(within, patience) {
+			require.FailNow(t, fmt.Sprintf(what, args...), "not within %v; %s", took, says)
 		}
 	}
 }
 
 // lives fails if any session ends within d.
-func lives(t *testing.T, h *recorder, d time.Duration) {
+func lives(t testing.TB, h *recorder, d time.Duration) {
 	t.Helper()
 	select {
 	case e := <-h.closes:

@@ -90,7 +90,7 @@ type flock struct {
 }
 
 // startHerd returns when n clients are connected to addr.
-func startHerd(t *testing.T, addr net.Addr, n int) *flock {
+func startHerd(t testing.TB, addr net.Addr, n int) *flock {
 	t.Helper()
 	f := &flock{cmd: role(t, "herd", addr.String(), strconv.Itoa(n))}
 	var err error
@@ -120,7 +120,7 @@ func (f *flock) act(what string) {
 }
 
 // goodbyes waits for the end and returns how many Goodbyes the herd was told.
-func (f *flock) goodbyes(t *testing.T) int {
+func (f *flock) goodbyes(t testing.TB) int {
 	t.Helper()
 	var n int
 	_, err := fmt.Sscanf(f.line(), "goodbyes %d", &n)

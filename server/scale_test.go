@@ -19,6 +19,7 @@ import (
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
@@ -88,7 +89,9 @@ func closesFirst(t *testing.T, n int) net.Addr {
 }
 
 // One of two loops is blocked by its handler: the other goes on, and the front door stays open.
-func TestBlockedLoop(t *testing.T) {
+func TestBlockedLoop(t *testing.T) { busy.Try(t, testBlockedLoop) }
+
+func testBlockedLoop(t *busy.T) {
 	const block = 3 * time.Second
 	h := newRecorder()
 	srv := start(t, h, server.Config{Loops: 2})
@@ -117,8 +120,8 @@ func TestBlockedLoop(t *testing.T) {
 		c.Close()
 	}
 	t.Logf("while one loop of two was blocked for %v: %d connects served (slowest %v), %d waited for the blocked loop", block, served, worst, late)
-	assert.Greater(t, served, 100)
-	assert.LessOrEqual(t, late, 2, "only those that were placed there before it was known to be stuck")
+	assert.Greater(t.IfQuiet(slack), served, 100)
+	assert.LessOrEqual(t.IfQuiet(slack), late, 2, "only those that were placed there before it was known to be stuck")
 	for _, c := range append(waiting, victim) {
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
 		if c == victim {
@@ -132,7 +135,9 @@ func TestBlockedLoop(t *testing.T) {
 }
 
 // A loop is woken only when something is due. What an idle server costs is printed.
-func TestIdleServerSleeps(t *testing.T) {
+func TestIdleServerSleeps(t *testing.T) { busy.Try(t, testIdleServerSleeps) }
+
+func testIdleServerSleeps(t *busy.T) {
 	if _, err := os.Stat("/proc/self/task"); err != nil {
 		t.Skip("context switches are read from /proc/self/task, which this system does not have")
 	}
@@ -164,7 +169,7 @@ func TestIdleServerSleeps(t *testing.T) {
 				assert.NotZero(t, wakes, "Pings were due")
 			}
 			// One for each loop and tick, and another for each half millisecond that its Pings take.
-			assert.LessOrEqual(t, per(wakes), 3*2*float64(time.Second/tick), "wakes")
+			assert.LessOrEqual(t.IfQuiet(slack), per(wakes), 3*2*float64(time.Second/tick), "wakes")
 			require.NoError(t, srv.Close())
 			f.act("wait")
 			f.goodbyes(t)
@@ -173,7 +178,7 @@ func TestIdleServerSleeps(t *testing.T) {
 }
 
 // contextSwitches sums voluntary and involuntary switches of all threads of this process.
-func contextSwitches(t *testing.T) uint64 {
+func contextSwitches(t testing.TB) uint64 {
 	t.Helper()
 	tasks, err := os.ReadDir("/proc/self/task")
 	require.NoError(t, err)
@@ -209,7 +214,7 @@ func TestEndBesideASlowHandler(t *testing.T) {
 			return nil
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(name, busy.Test(func(t *busy.T) {
 			t.Parallel()
 			h := newRecorder()
 			begun := make(chan struct{}, messages)
@@ -224,10 +229,10 @@ func TestEndBesideASlowHandler(t *testing.T) {
 			<-begun
 			at := time.Now()
 			require.NoError(t, end(srv))
-			assert.Less(t, time.Since(at), messages*each/2)
+			t.NotLater(at, time.Now(), messages*each/2, "the end")
 			e := h.nextClose(t)
 			assert.Equal(t, server.ServerShutdown, e.end.Reason)
 			assert.Less(t, len(begun), messages/2)
-		})
+		}))
 	}
 }

@@ -53,7 +53,7 @@ func open(t testing.TB, h *recorder, cfg server.Config) (*server.Server, *client
 	t.Helper()
 	srv := start(t, h, cfg)
 	cl := dial(t, srv)
-	require.NoError(t, cl.SetReadDeadline(time.Now().Add(30*time.Second)))
+	require.NoError(t, cl.SetReadDeadline(time.Now().Add(patience)))
 	return srv, cl, h.nextOpen(t)
 }
 

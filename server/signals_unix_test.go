@@ -14,13 +14,16 @@ import (
 	"go.uber.org/atomic"
 
 	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
 // Signals interrupt system calls (EINTR) and a write to a broken pipe raises SIGPIPE; neither is ever
 // a disconnect. The process gets 1,000 signals a second of three kinds while 200 sessions talk, and
 // others break their pipes next to them.
-func TestSignalStorm(t *testing.T) {
+func TestSignalStorm(t *testing.T) { busy.Try(t, testSignalStorm) }
+
+func testSignalStorm(t *busy.T) {
 	const sessions, rate, lasts = 200, 1000, 3 * time.Second
 	got := make(chan os.Signal, 64)
 	signal.Notify(got, syscall.SIGUSR1, syscall.SIGUSR2)
@@ -88,7 +91,7 @@ func TestSignalStorm(t *testing.T) {
 	close(got)
 	t.Logf("%d signals in %v (%d handled by Go), %d messages echoed by %d sessions, %d pipes broken on purpose, sessions closed: %d",
 		sent, lasts, caught.Load(), messages.Load(), sessions, broken, srv.Stats().Closed-broken)
-	assert.Greater(t, sent, 9*rate*int(lasts/time.Second)/10)
+	assert.Greater(t.IfQuiet(slack), sent, 9*rate*int(lasts/time.Second)/10)
 	assert.Equal(t, sessions, srv.Stats().Live)
 	assert.Zero(t, srv.Stats().Closed-broken)
 	assert.Zero(t, srv.Stats().Reasons[server.Internal])

@@ -9,11 +9,12 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
 // sendMany sends so many messages to each session from 8 goroutines, each of which sends to its share in turn.
-func sendMany(t *testing.T, sessions []*server.Session, each int) {
+func sendMany(t testing.TB, sessions []*server.Session, each int) {
 	t.Helper()
 	const goroutines = 8
 	message := make([]byte, 100)
@@ -34,7 +35,7 @@ func sendMany(t *testing.T, sessions []*server.Session, each int) {
 }
 
 // audience is so many sessions whose clients, in another process, read all that comes.
-func audience(t *testing.T, loops, n int) (*server.Server, []*server.Session) {
+func audience(t testing.TB, loops, n int) (*server.Server, []*server.Session) {
 	t.Helper()
 	cfg := patient()
 	cfg.Loops = loops
@@ -52,7 +53,9 @@ func audience(t *testing.T, loops, n int) (*server.Server, []*server.Session) {
 // twenty. The fewer the faster the loops are next to the senders: a machine that gives the senders only a
 // slice of time now and then may need more, so the best of some rounds
 // counts. That a loop which is busy is woken once is TestOneWakeForManySessions.
-func TestWakesUnderLoad(t *testing.T) {
+func TestWakesUnderLoad(t *testing.T) { busy.Try(t, testWakesUnderLoad) }
+
+func testWakesUnderLoad(t *busy.T) {
 	const n, each, rounds = 1000, 4, 5
 	for _, loops := range []int{1, 2} {
 		srv, sessions := audience(t, loops, n)
@@ -67,6 +70,6 @@ func TestWakesUnderLoad(t *testing.T) {
 			time.Sleep(50 * time.Millisecond) // the clients catch up
 		}
 		t.Logf("%d loops: %.4f wakes for each of %d messages to %d sessions", loops, best, n*each, n)
-		assert.Less(t, best, 0.05)
+		assert.Less(t.IfQuiet(slack), best, 0.05)
 	}
 }

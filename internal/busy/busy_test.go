@@ -1,0 +1,133 @@
+package busy
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// long is later than any limit here.
+const long = time.Second
+
+// sure has the watch say that the machine was busy, or was not, whatever it is.
+func (t *T) sure(busy bool) *T {
+	t.watch.mu.Lock()
+	defer t.watch.mu.Unlock()
+	t.watch.fixed = &busy
+	return t
+}
+
+// scenes are tests that end in each of the ways there are. They run in a process of their own, where they may fail.
+var scenes = map[string]func(t *T){
+	"in time":                 func(t *T) { t.sure(true).NotLater(time.Now(), time.Now(), long, "nothing") },
+	"late on a quiet machine": func(t *T) { late(t.sure(false)) },
+	"late on a busy machine":  func(t *T) { late(t.sure(true)) },
+	"late once":               func(t *T) { late(t.sure(true)); late(t.sure(false)) },
+	"late, then wrong": func(t *T) {
+		late(t.sure(true))
+		require.Equal(t, 1, 2)
+	},
+	"wrong on a busy machine": func(t *T) { assert.Equal(t.sure(true), 1, 2) },
+	"fatal on a busy machine": func(t *T) { t.sure(true).Fatal("no way"); fmt.Println("not reached") },
+	"mild on a busy machine":  func(t *T) { assert.Equal(t.sure(true).IfQuiet(time.Hour), 1, 2); fmt.Println("goes on") },
+	"mild on a quiet machine": func(t *T) { assert.Equal(t.sure(false).IfQuiet(time.Hour), 1, 2) },
+	"mild and no more, busy":  func(t *T) { require.Equal(t.sure(true).IfQuiet(time.Hour), 1, 2); fmt.Println("not reached") },
+	"mild and no more, quiet": func(t *T) { require.Equal(t.sure(false).IfQuiet(time.Hour), 1, 2); fmt.Println("not reached") },
+	"wrong in a cleanup":      func(t *T) { t.Cleanup(func() { require.Equal(t, 1, 2) }) },
+	"late the first time":     func(t *T) { first(t, func() { late(t.sure(true)) }) },
+	"wrong the second time": func(t *T) {
+		again := true
+		first(t, func() { again = false; late(t.sure(true)) })
+		assert.False(t, again)
+	},
+	"skips by itself":               func(t *T) { t.Skip("not here") },
+	"parallel, late the first time": func(t *T) { t.Parallel(); first(t, func() { late(t.sure(true)) }) },
+}
+
+// late says that something was late that was not.
+func late(t *T) { t.NotLater(time.Now().Add(-2*long), time.Now(), long, "waiting for %s", "Godot") }
+
+var calls int
+
+// first calls f the first time.
+func first(t *T, f func()) {
+	calls++
+	t.Cleanup(func() { fmt.Println("cleaned up after attempt", calls) })
+	if calls == 1 {
+		f()
+	}
+}
+
+// TestScene is the one that the environment names.
+func TestScene(t *testing.T) {
+	scene, ok := scenes[os.Getenv("BUSY_SCENE")]
+	if !ok {
+		t.Skip("it is run by TestTry")
+	}
+	Try(t, scene)
+	fmt.Println("Try has returned")
+}
+
+func TestTry(t *testing.T) {
+	for name, want := range map[string]struct{ says, not string }{
+		"in time":                 {"^Try has returned.*--- PASS", "once more"},
+		"late on a quiet machine": {`took 2(\.\d+)?s; the limit is 1s.*--- FAIL`, "once more|returned"},
+		"late on a busy machine":  {"once more, .*once more, .*cannot tell, 3 times: .*waiting for Godot took .*--- SKIP", "returned"},
+		"late once":               {"--- FAIL", "once more|returned"},
+		"late, then wrong":        {"--- FAIL", "once more|returned"},
+		"wrong on a busy machine": {"--- FAIL", "once more|returned"},
+		"fatal on a busy machine": {"no way.*--- FAIL", "once more|reached|returned"},
+		"mild on a busy machine":  {"goes on.*once more.*goes on.*once more.*goes on.*cannot tell.*Not equal.*--- SKIP", "returned"},
+		"mild on a quiet machine": {"Not equal.*--- FAIL", "once more|returned"},
+		"mild and no more, busy":  {"once more.*cannot tell.*Not equal.*--- SKIP", "reached|returned"},
+		"mild and no more, quiet": {"Not equal.*--- FAIL", "once more|reached|returned"},
+		"wrong in a cleanup":      {"Not equal.*--- FAIL", "returned"},
+		"late the first time":     {"attempt 1.*once more.*attempt 2.*returned.*--- PASS", "attempt 3|cannot tell"},
+		"wrong the second time":   {"attempt 1.*once more.*attempt 2.*--- FAIL", "attempt 3|returned"},
+		"skips by itself":         {"not here.*--- SKIP", "once more|returned"},
+		"parallel, late the first time": {
+			"attempt 1.*once more.*attempt 2.*returned.*--- PASS", "panic|attempt 3|cannot tell"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command(os.Args[0], "-test.run", "^TestScene$", "-test.v")
+			cmd.Env = append(os.Environ(), "BUSY_SCENE="+name)
+			out, err := cmd.CombinedOutput()
+			said := strings.ReplaceAll(string(out), "\n", " ")
+			said = strings.TrimPrefix(regexp.MustCompile(`=== \w+ +TestScene`).ReplaceAllString(said, ""), " ")
+			assert.Regexp(t, want.says, strings.TrimSpace(said))
+			assert.NotRegexp(t, want.not, said)
+			assert.Equal(t, strings.Contains(want.says, "FAIL"), err != nil)
+		})
+	}
+	assert.Len(t, scenes, 16)
+}
+
+// What the machine has taken is counted: here by a process that is stopped.
+func TestWatch(t *testing.T) {
+	w := Start()
+	defer w.Stop()
+	begun := time.Now()
+	time.Sleep(10 * Doze)
+	quiet := w.Held()
+	assert.LessOrEqual(t, quiet, time.Since(begun), "no more than there was")
+	w.mu.Lock() // it cannot write, as if it had not been woken
+	time.Sleep(200 * time.Millisecond)
+	w.mu.Unlock()
+	now := time.Now()
+	assert.GreaterOrEqual(t, w.Held(), 200*time.Millisecond-2*Doze)
+	assert.GreaterOrEqual(t, w.HeldBetween(now.Add(-100*time.Millisecond), now), 200*time.Millisecond-2*Doze)
+	assert.LessOrEqual(t, w.HeldBetween(begun, begun), quiet)
+	assert.LessOrEqual(t, w.HeldBetween(begun.Add(-time.Hour), begun.Add(-time.Minute)), quiet)
+	assert.Equal(t, w.Held(), w.HeldBetween(begun.Add(-time.Hour), now.Add(time.Hour)))
+	busy, says := w.BusyBetween(now.Add(-150*time.Millisecond), now)
+	assert.True(t, busy, says)
+	assert.LessOrEqual(t, w.Unseen(), Doze)
+}
