@@ -158,7 +158,7 @@ func (t *T) judge(busy bool, what string) {
 }
 
 // IfQuiet returns what a claim is asserted with that only holds while the machine lets this process run: that a client of this process
-// answers in time, say. A failure counts if the machine has held the process up for less than margin, and was not busy otherwise, since
+// answers in time, say. A failure counts if the machine has held the process up for margin at most, and was not busy otherwise, since
 // the attempt began. If not, it is not judged, and only FailNow ends the attempt.
 func (t *T) IfQuiet(margin time.Duration) testing.TB { return &quiet{t, margin} }
 
@@ -173,7 +173,7 @@ func (q *quiet) fail(what string) {
 	now := time.Now()
 	held := q.watch.HeldBetween(q.begun, now)
 	busy, says := q.watch.BusyBetween(q.begun, now)
-	q.judge(busy || held >= q.margin, strings.Join(strings.Fields(what), " ")+" ("+says+")")
+	q.judge(busy || held > q.margin, strings.Join(strings.Fields(what), " ")+" ("+says+")")
 }
 
 func (q *quiet) Fail()             { q.TB.Helper(); q.fail("it failed") }
