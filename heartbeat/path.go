@@ -76,7 +76,7 @@ func (p Path) Stuck(quiet time.Duration) bool {
 //
 // Bytes that stand still prove nothing alone, because the window may have been closed until now. The
 // path has lost them if its window is open, they have stood still for Patience, and
-//   - nothing came back for as long, or
+//   - nothing came back for as long, although something was sent since, or
 //   - two retransmissions were not answered (on a path that loses packets one is normal), or
 //   - none of them is on its way: they cannot even be sent.
 //
@@ -105,7 +105,7 @@ func (p Path) Delivery() Delivery {
 		if p.Retransmits >= 2 || p.Unacked == 0 && p.Probes >= 2 {
 			return Undelivered
 		}
-	case p.LastAck >= p.Patience(), p.Retransmits >= 2, p.Unacked == 0:
+	case p.LastAck >= p.Patience() && p.LastSent < p.LastAck, p.Retransmits >= 2, p.Unacked == 0:
 		return Undelivered
 	}
 	return DeliveryUnknown

@@ -41,8 +41,8 @@ func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
 	return p
 }
 
-// talkerRetransmits is how many unanswered retransmissions make a peer suspect although it talks. With
-// two, 20 % of loss made three times as many false suspicions.
+// talkerRetransmits is how many unanswered retransmissions it takes to suspect the path of a peer that
+// talks, and to convict it. With two, 20 % of loss made three times as many false suspicions.
 const talkerRetransmits = 3
 
 // pathIn returns what the counters alone tell.

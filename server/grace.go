@@ -19,13 +19,16 @@ func (c *conn) grantedGrace(now time.Duration) time.Duration {
 	if c.spared != 0 {
 		return max(c.spared-now, 0)
 	}
-	r := c.loop.countFailing(c, now)
-	if !r.due && !(r.outage && c.undelivered()) {
+	more := c.policy.Interval
+	switch r := c.loop.countFailing(c, now); {
+	case r.outage && c.undelivered():
+		more += more / 4 // the kernel's next try may fall on the Interval's end, and wants an answer
+	case !r.due:
 		return 0
 	}
-	c.spared = now + c.policy.Interval
+	c.spared = now + more
 	c.ping()
-	return c.policy.Interval
+	return more
 }
 
 // undelivered reports whether the session has been asked, and nothing that was sent since has been

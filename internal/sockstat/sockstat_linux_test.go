@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -339,4 +340,21 @@ func TestResetOnClose(t *testing.T) {
 	assert.ErrorIs(t, err, unix.ECONNRESET)
 	assert.Equal(t, unix.EBADF, ResetOnClose(-1))
 	assert.True(t, Supported)
+}
+
+// What an older kernel does not fill in is not known, which is not the same as zero.
+func TestOlderKernel(t *testing.T) {
+	full := uint32(unsafe.Sizeof(unix.TCPInfo{}))
+	upToWindow := uint32(unsafe.Offsetof(unix.TCPInfo{}.Rcv_wnd)) // Linux 5.4
+	for length, known := range map[uint32]bool{104: false, upToWindow - 4: false, upToWindow: true, full: true} {
+		assert.Equal(t, known, infoOf(&unix.TCPInfo{State: uint8(Established)}, length).SndWndKnown, "%d bytes", length)
+	}
+	fd, _, _ := tcpPair(t)
+	ti, err := ReadTCPInfo(fd)
+	require.NoError(t, err)
+	var raw unix.TCPInfo
+	length, err := tcpInfo(fd, &raw)
+	require.NoError(t, err)
+	assert.Equal(t, length >= upToWindow, ti.SndWndKnown)
+	assert.Positive(t, ti.SndMSS)
 }

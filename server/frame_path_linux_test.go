@@ -1,0 +1,47 @@
+package server_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/server"
+)
+
+// A frame deadline that comes long before any heartbeat asks for itself whether the path takes what we
+// send: a cable that was pulled within a frame is not the peer's stall.
+func TestPathShortFrameTimeout(t *testing.T) {
+	t.Parallel()
+	cfg := brief()
+	cfg.Policy = heartbeat.Policy{Interval: 2 * time.Second, Timeout: 4 * time.Second}
+	cfg.FrameTimeout = 600 * time.Millisecond
+	for _, cut := range []bool{true, false} {
+		h := newRecorder()
+		srv, leg := far(t, h, cfg)
+		c := dialFar(t, srv, leg)
+		h.nextOpen(t)
+		c.echoes(t)
+		_, err := c.Write(frame(codec.Data, make([]byte, 9000))[:3000])
+		require.NoError(t, err)
+		begun := time.Now()
+		if cut {
+			time.Sleep(50 * time.Millisecond)
+			_, err = leg.Cut()
+			require.NoError(t, err)
+		}
+		e := h.nextClose(t)
+		t.Logf("cut %v: %v after %v", cut, e.end, e.at.Sub(begun))
+		if cut {
+			assert.Equal(t, server.PathDead, e.end.Reason)
+			assert.GreaterOrEqual(t, e.at.Sub(begun), cfg.Policy.Timeout-jiffy)
+		} else {
+			assert.Equal(t, server.PeerStalledFrame, e.end.Reason)
+			assert.GreaterOrEqual(t, e.at.Sub(begun), cfg.FrameTimeout-jiffy)
+			assert.LessOrEqual(t, e.at.Sub(begun), cfg.FrameTimeout+2*cfg.Tick+slack)
+		}
+	}
+}
