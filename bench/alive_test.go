@@ -18,6 +18,7 @@ import (
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/internal/netlab"
 	"github.com/pulsewheel/pulsewheel/internal/sockstat"
 	"github.com/pulsewheel/pulsewheel/server"
@@ -67,59 +68,27 @@ func broadcast(t testing.TB, srv *server.Server, every time.Duration, p []byte, 
 	t.Cleanup(func() { close(quit); all.Wait() })
 }
 
-// A diary keeps how long the machine has held this process up by which time.
-type diary struct {
-	mu      sync.Mutex
-	at      []time.Time
-	heldFor []time.Duration
-}
-
-func keepDiary(t testing.TB) *diary {
-	d, held, quit := &diary{}, watchHeldUp(), make(chan struct{})
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			total, now := held.total(), time.Now()
-			d.mu.Lock()
-			d.at, d.heldFor = append(d.at, now), append(d.heldFor, total)
-			d.mu.Unlock()
-			select {
-			case <-time.After(2 * doze):
-			case <-quit:
-				return
-			}
-		}
-	})
-	t.Cleanup(func() { close(quit); all.Wait(); held.stop() })
-	return d
-}
-
-// between is how long this process was held up from one time to another.
-func (d *diary) between(from, to time.Time) time.Duration {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i, _ := slices.BinarySearchFunc(d.at, from, time.Time.Compare)
-	j, _ := slices.BinarySearchFunc(d.at, to, time.Time.Compare)
-	return d.heldFor[min(j, len(d.at)-1)] - d.heldFor[max(i-1, 0)]
-}
-
 // A client that only receives, and answers Pings over a path whose round trip is just below a fifth of
 // the interval, is not suspected in a hundred intervals: whether it is sent anything else or not.
-func TestReceiveOnly(t *testing.T) {
+func TestReceiveOnly(t *testing.T) { busy.Try(t, testReceiveOnly) }
+
+func testReceiveOnly(t *busy.T) {
 	t.Parallel()
-	interval := *aliveInterval
+	interval, intervals := *aliveInterval, *aliveIntervals
+	for range t.Attempt() - 1 { // a busy machine takes a smaller part of a longer interval
+		interval, intervals = 4*interval, intervals/4
+	}
 	const clients = 50
 	lab := newLab(t, 1)
 	oneWay := interval * 21 / 250
 	require.NoError(t, lab.Leg(0).Relay(netlab.Shape{Delay: oneWay, Seed: 1}))
 	h := newRegister()
 	srv, port := serveIn(t, lab, h, server.Config{Policy: heartbeat.Policy{Interval: interval}, Loops: 2})
-	d := keepDiary(t)
 	sheep := inLeg(t, lab.Leg(0), port, clients, "")
 	eventually(t, 10*time.Second, func() bool { return srv.Stats().Live == clients }, "all there")
 	broadcast(t, srv, interval/5, make([]byte, 100), func(s *server.Session) bool { return s.ID()%2 == 0 })
 	begun := time.Now()
-	time.Sleep(time.Duration(*aliveIntervals) * interval)
+	time.Sleep(time.Duration(intervals) * interval)
 
 	var rtts []time.Duration
 	for s := range srv.Sessions() {
@@ -128,24 +97,28 @@ func TestReceiveOnly(t *testing.T) {
 	excused, suspicions := 0, h.suspectsOf("")
 	margin := interval/4 - 2*oneWay // by so much an answer may be late
 	for _, s := range suspicions {
-		if heldFor := d.between(s.at.Add(-interval), s.at); heldFor > margin/2 {
+		if heldFor := t.Held(s.at.Add(-interval), s.at); heldFor > margin/2 {
 			excused++
 		} else {
-			assert.Fail(t, "suspected", "%v, %v after the beginning; held up for %v in that interval", s.why, s.at.Sub(begun), heldFor)
+			assert.Fail(t.IfQuiet(margin), "suspected", "%v, %v after the beginning; held up for %v in that interval", s.why, s.at.Sub(begun), heldFor)
 		}
 	}
 	t.Logf("%d clients that only receive, half of them streamed to, for %d intervals of %v; round trip of Pings %s; %d suspected, %d of that because this process was held up (for %v in all)",
-		clients, *aliveIntervals, interval, spread(rtts), len(suspicions), excused, d.between(begun, time.Now()).Round(time.Millisecond))
-	assert.LessOrEqual(t, excused, clients**aliveIntervals/100, "this machine is too busy to tell")
+		clients, intervals, interval, spread(rtts), len(suspicions), excused, t.Held(begun, time.Now()).Round(time.Millisecond))
+	if most := clients * intervals / 100; excused > most {
+		t.CannotTell("%d suspicions, more than %d, that this process may have been too late for itself", excused, most)
+	}
 	require.Len(t, rtts, clients)
 	assert.GreaterOrEqual(t, slices.Min(rtts), 2*oneWay, "the path does not delay")
-	assert.LessOrEqual(t, rtts[len(rtts)/2], interval/5, "the path delays too much for the claim")
+	assert.LessOrEqual(t.IfQuiet(margin), rtts[len(rtts)/2], interval/5, "the path delays too much for the claim")
 	assert.Empty(t, sheep.gone())
 	assert.Zero(t, srv.Stats().Closed)
 }
 
 // What a server sends to a dead peer does not keep it alive, be it little or much.
-func TestBroadcastDoesNotKeepAlive(t *testing.T) {
+func TestBroadcastDoesNotKeepAlive(t *testing.T) { busy.Try(t, testBroadcastDoesNotKeepAlive) }
+
+func testBroadcastDoesNotKeepAlive(t *busy.T) {
 	t.Parallel()
 	policy := heartbeat.Policy{Interval: 500 * time.Millisecond, Timeout: 1500 * time.Millisecond}
 	const each, every, tick = 10, 50 * time.Millisecond, 50 * time.Millisecond
@@ -194,7 +167,7 @@ func TestBroadcastDoesNotKeepAlive(t *testing.T) {
 		if g.size > 1000 { // its window may have closed meanwhile, and that is as true
 			frozen = slices.DeleteFunc(frozen, func(e ended) bool { return e.end.Reason == server.PeerSlow })
 			for _, e := range g.h.endsOf("frozen") {
-				assert.LessOrEqual(t, e.at.Sub(g.at)-policy.Timeout, limit, "%v", e.end)
+				t.NotLater(g.at, e.at, policy.Timeout+limit, "%v", e.end)
 			}
 		}
 		told(t, "frozen", frozen, server.PeerFrozen, g.at, policy.Timeout, limit)
@@ -209,7 +182,7 @@ func TestBroadcastDoesNotKeepAlive(t *testing.T) {
 		assert.Empty(t, g.h.endsOf("live"))
 		assert.Empty(t, g.live.gone())
 		if heldFor < policy.Interval/4 {
-			assert.Empty(t, g.h.suspectsOf("live"))
+			assert.Empty(t.IfQuiet(policy.Interval/4), g.h.suspectsOf("live"))
 		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
@@ -221,14 +222,10 @@ func inThisProcess(t testing.TB, n int, addr string) *herd {
 	return h
 }
 
-// eventually polls until ok, and fails with what says if it takes longer than within.
+// eventually is busy.Wait.
 func eventually(t testing.TB, within time.Duration, ok func() bool, what string, args ...any) {
 	t.Helper()
-	for deadline := time.Now().Add(within); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			require.FailNow(t, fmt.Sprintf(what, args...), "not within %v", within)
-		}
-	}
+	busy.Wait(t, within, ok, what, args...)
 }
 
 func init() { roles["herd"] = herdRole }

@@ -3,7 +3,6 @@ package server_test
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -97,7 +96,7 @@ func (r *recorder) OnClose(s *server.Session, end *server.CloseError) {
 }
 
 // patience is how long is waited for what must happen, if nothing else is said: only a hang takes that long.
-const patience = time.Minute
+const patience = busy.Patience
 
 // nextOpen waits for the next OnOpen.
 func (r *recorder) nextOpen(t testing.TB) *server.Session {
@@ -264,21 +263,10 @@ func role(t testing.TB, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// eventually waits for ok, and fails with what says: after within on a machine that is not busy, and after patience on any.
+// eventually is busy.Wait.
 func eventually(t testing.TB, within time.Duration, ok func() bool, what string, args ...any) {
 	t.Helper()
-	w, begun := busy.Start(), time.Now()
-	defer w.Stop()
-	for !ok() {
-		time.Sleep(5 * time.Millisecond)
-		took := time.Since(begun)
-		if took < within {
-			continue
-		}
-		if isBusy, says := w.BusyBetween(begun, time.Now()); !isBusy || took >= max(within, patience) {
-			require.FailNow(t, fmt.Sprintf(what, args...), "not within %v; %s", took, says)
-		}
-	}
+	busy.Wait(t, within, ok, what, args...)
 }
 
 // lives fails if any session ends within d.

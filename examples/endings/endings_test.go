@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 }
 
 // build builds the program and returns its path.
-func build(t *testing.T) string {
+func build(t testing.TB) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "endings.exe")
 	out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput()
@@ -38,7 +39,7 @@ func build(t *testing.T) string {
 }
 
 // program runs the program and returns what it says and its exit status.
-func program(t *testing.T, cmd *exec.Cmd) (stdout, stderr string, status int) {
+func program(t testing.TB, cmd *exec.Cmd) (stdout, stderr string, status int) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -59,7 +60,7 @@ type line struct {
 	OK      *bool     `json:"ok"`
 }
 
-func parse(t *testing.T, stdout string) []line {
+func parse(t testing.TB, stdout string) []line {
 	t.Helper()
 	var lines []line
 	for text := range strings.Lines(stdout) {
@@ -71,29 +72,32 @@ func parse(t *testing.T, stdout string) []line {
 	return lines
 }
 
-func needsLinux(t *testing.T) {
+func needsLinux(t testing.TB) {
 	if runtime.GOOS != "linux" {
 		t.Skip("it needs what only Linux tells")
 	}
 }
 
-func TestEndings(t *testing.T) {
+func TestEndings(t *testing.T) { busy.Try(t, testEndings) }
+
+func testEndings(t *busy.T) {
 	needsLinux(t)
+	path := build(t)
 	begun := time.Now()
-	stdout, stderr, status := program(t, exec.Command(build(t), "-json"))
-	require.Zero(t, status, "%s%s", stdout, stderr)
-	require.Less(t, time.Since(begun), 30*time.Second)
+	stdout, stderr, status := program(t, exec.Command(path, "-json"))
+	t.NotLater(begun, time.Now(), 30*time.Second, "all")
 	names := []string{"close", "rst", "kill9", "goodbye", "garbage", "too-long", "trickle", "says-nothing", "frozen",
 		"stops-reading", "kicked", "ignores-goodbye", "handler-panics", "app-reason", "back-after-silence", "full", "shutdown"}
 	lines := parse(t, stdout)
 	require.Len(t, lines, len(names))
 	for i, l := range lines {
 		require.Equal(t, names[i], *l.Case)
-		require.True(t, *l.OK, *l.Case)
 		require.Contains(t, *l.Want, *l.Got, *l.Case)
 		require.Positive(t, *l.AfterMS, *l.Case)
-		require.LessOrEqual(t, *l.AfterMS, *l.LimitMS, *l.Case)
+		require.LessOrEqual(t.IfQuiet(busy.Doze), *l.AfterMS, *l.LimitMS, *l.Case)
+		require.True(t, *l.OK, *l.Case)
 	}
+	require.Zero(t, status, "%s%s", stdout, stderr)
 }
 
 // A wrong expectation must make the line, the table and the exit status wrong.
@@ -137,7 +141,9 @@ func TestUsage(t *testing.T) {
 }
 
 // Ctrl-C in the middle of a case ends the clients too, the stopped one included.
-func TestInterrupt(t *testing.T) {
+func TestInterrupt(t *testing.T) { busy.Try(t, testInterrupt) }
+
+func testInterrupt(t *busy.T) {
 	needsLinux(t)
 	path := build(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
@@ -148,7 +154,7 @@ func TestInterrupt(t *testing.T) {
 	_, stderr, status := program(t, cmd)
 	require.Equal(t, 130, status, stderr)
 	require.Contains(t, stderr, "no client process is left")
-	require.Less(t, time.Since(begun), 10*time.Second)
+	t.NotLater(begun, time.Now(), 10*time.Second, "the end")
 }
 
 func TestJudge(t *testing.T) {
@@ -220,7 +226,7 @@ func TestSystem(t *testing.T) {
 	require.Zero(t, n)
 	require.NoError(t, accepted.Close()) // first, so TIME_WAIT is the listener's
 	require.NoError(t, client.Close())
-	require.Eventually(t, func() bool { n, err = timeWait(ln.Addr().String()); return n == 1 && err == nil }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { n, err = timeWait(ln.Addr().String()); return n == 1 && err == nil }, time.Minute, time.Millisecond)
 
 	require.NoError(t, noneLeft())
 	c, err := start()

@@ -24,12 +24,21 @@ func (t *T) sure(busy bool) *T {
 	return t
 }
 
+// blips has the watch say, too, that processes had to wait for so long.
+func (t *T) blips(d time.Duration) *T {
+	t.watch.waited = d
+	return t
+}
+
 // scenes are tests that end in each of the ways there are. They run in a process of their own, where they may fail.
 var scenes = map[string]func(t *T){
-	"in time":                 func(t *T) { t.sure(true).NotLater(time.Now(), time.Now(), long, "nothing") },
-	"late on a quiet machine": func(t *T) { late(t.sure(false)) },
-	"late on a busy machine":  func(t *T) { late(t.sure(true)) },
-	"late once":               func(t *T) { late(t.sure(true)); late(t.sure(false)) },
+	"in time":                  func(t *T) { t.sure(true).NotLater(time.Now(), time.Now(), long, "nothing") },
+	"late on a quiet machine":  func(t *T) { late(t.sure(false)) },
+	"late on a busy machine":   func(t *T) { late(t.sure(true)) },
+	"late by a blip":           func(t *T) { late(t.sure(false).blips(2 * long)) },
+	"late by more than a blip": func(t *T) { late(t.sure(false).blips(long / 2)) },
+	"late by a blip once":      func(t *T) { first(t, func() { late(t.sure(false).blips(2 * long)) }) },
+	"late once":                func(t *T) { late(t.sure(true)); late(t.sure(false)) },
 	"late, then wrong": func(t *T) {
 		late(t.sure(true))
 		require.Equal(t, 1, 2)
@@ -48,6 +57,7 @@ var scenes = map[string]func(t *T){
 		assert.False(t, again)
 	},
 	"skips by itself":               func(t *T) { t.Skip("not here") },
+	"cannot tell by itself":         func(t *T) { t.CannotTell("why in %d", t.Attempt()) },
 	"parallel, late the first time": func(t *T) { t.Parallel(); first(t, func() { late(t.sure(true)) }) },
 }
 
@@ -77,21 +87,25 @@ func TestScene(t *testing.T) {
 
 func TestTry(t *testing.T) {
 	for name, want := range map[string]struct{ says, not string }{
-		"in time":                 {"^Try has returned.*--- PASS", "once more"},
-		"late on a quiet machine": {`took 2(\.\d+)?s; the limit is 1s.*--- FAIL`, "once more|returned"},
-		"late on a busy machine":  {"once more, .*once more, .*cannot tell, 3 times: .*waiting for Godot took .*--- SKIP", "returned"},
-		"late once":               {"--- FAIL", "once more|returned"},
-		"late, then wrong":        {"--- FAIL", "once more|returned"},
-		"wrong on a busy machine": {"--- FAIL", "once more|returned"},
-		"fatal on a busy machine": {"no way.*--- FAIL", "once more|reached|returned"},
-		"mild on a busy machine":  {"goes on.*once more.*goes on.*once more.*goes on.*cannot tell.*Not equal.*--- SKIP", "returned"},
-		"mild on a quiet machine": {"Not equal.*--- FAIL", "once more|returned"},
-		"mild and no more, busy":  {"once more.*cannot tell.*Not equal.*--- SKIP", "reached|returned"},
-		"mild and no more, quiet": {"Not equal.*--- FAIL", "once more|reached|returned"},
-		"wrong in a cleanup":      {"Not equal.*--- FAIL", "returned"},
-		"late the first time":     {"attempt 1.*once more.*attempt 2.*returned.*--- PASS", "attempt 3|cannot tell"},
-		"wrong the second time":   {"attempt 1.*once more.*attempt 2.*--- FAIL", "attempt 3|returned"},
-		"skips by itself":         {"not here.*--- SKIP", "once more|returned"},
+		"in time":                  {"^Try has returned.*--- PASS", "once more"},
+		"late on a quiet machine":  {`took 2(\.\d+)?s; the limit is 1s.*--- FAIL`, "once more|returned"},
+		"late on a busy machine":   {"once more, .*once more, .*cannot tell, 3 times: .*waiting for Godot took .*--- SKIP", "returned"},
+		"late by a blip":           {"once more, .*once more, .*3 times, and the machine was not busy.*--- FAIL", "returned"},
+		"late by more than a blip": {"--- FAIL", "once more|returned"},
+		"late by a blip once":      {"once more.*returned.*--- PASS", "attempt 3"},
+		"late once":                {"--- FAIL", "once more|returned"},
+		"late, then wrong":         {"--- FAIL", "once more|returned"},
+		"wrong on a busy machine":  {"--- FAIL", "once more|returned"},
+		"fatal on a busy machine":  {"no way.*--- FAIL", "once more|reached|returned"},
+		"mild on a busy machine":   {"goes on.*once more.*goes on.*once more.*goes on.*cannot tell.*Not equal.*--- SKIP", "returned"},
+		"mild on a quiet machine":  {"Not equal.*--- FAIL", "once more|returned"},
+		"mild and no more, busy":   {"once more.*cannot tell.*Not equal.*--- SKIP", "reached|returned"},
+		"mild and no more, quiet":  {"Not equal.*--- FAIL", "once more|reached|returned"},
+		"wrong in a cleanup":       {"Not equal.*--- FAIL", "returned"},
+		"late the first time":      {"attempt 1.*once more.*attempt 2.*returned.*--- PASS", "attempt 3|cannot tell"},
+		"wrong the second time":    {"attempt 1.*once more.*attempt 2.*--- FAIL", "attempt 3|returned"},
+		"cannot tell by itself":    {"why in 1.*why in 2.*cannot tell, 3 times: .*: why in 3.*--- SKIP", "returned"},
+		"skips by itself":          {"not here.*--- SKIP", "once more|returned"},
 		"parallel, late the first time": {
 			"attempt 1.*once more.*attempt 2.*returned.*--- PASS", "panic|attempt 3|cannot tell"},
 	} {
@@ -107,7 +121,7 @@ func TestTry(t *testing.T) {
 			assert.Equal(t, strings.Contains(want.says, "FAIL"), err != nil)
 		})
 	}
-	assert.Len(t, scenes, 16)
+	assert.Len(t, scenes, 20)
 }
 
 // What the machine has taken is counted: here by a process that is stopped.

@@ -28,7 +28,8 @@ type Watch struct {
 	sum    time.Duration
 	worst  time.Duration // the longest of all delays
 	diary  []entry       // in order of time
-	fixed  *bool         // in the tests of this package: what BusyBetween returns
+	fixed  *bool         // in the tests of this package: what BusyBetween returns,
+	waited time.Duration // and what waitedBetween does then
 	quit   chan struct{}
 	done   chan struct{}
 }
@@ -130,6 +131,15 @@ func (w *Watch) BusyBetween(from, to time.Time) (bool, string) {
 		return *w.fixed, says
 	}
 	return max(held, waited) >= span/3, says
+}
+
+// waitedBetween is for how long processes had to wait for a processor in a span of time, and a little more at its ends.
+func (w *Watch) waitedBetween(from, to time.Time) time.Duration {
+	first, last := w.between(from, to)
+	if w.fixed != nil {
+		return w.waited
+	}
+	return last.contended - first.contended
 }
 
 // contended is for how long processes have waited for a processor since the machine started (Documentation/accounting/psi.rst), or 0
