@@ -180,7 +180,9 @@ func TestRelayToOneThatIsGone(t *testing.T) {
 }
 
 // Work that a loop brings upon itself does not keep it from its sockets.
-func TestPostThatPostsItself(t *testing.T) {
+func TestPostThatPostsItself(t *testing.T) { busy.Try(t, testPostThatPostsItself) }
+
+func testPostThatPostsItself(t *busy.T) {
 	t.Parallel()
 	cfg := quick()
 	cfg.Loops = 1
@@ -202,11 +204,13 @@ func TestPostThatPostsItself(t *testing.T) {
 	before := posts.Load()
 	c.echoes(t)
 	t.Logf("an echo took %d posts of 0.1 ms", posts.Load()-before)
-	assert.Less(t, posts.Load()-before, int64(500))
+	assert.Less(t.IfQuiet(20*time.Millisecond), posts.Load()-before, int64(500))
 }
 
 // Two thousand evictions that come due in one moment do not hold up an echo until the last is done.
-func TestManyEvictionsAndAnEcho(t *testing.T) {
+func TestManyEvictionsAndAnEcho(t *testing.T) { busy.Try(t, testManyEvictionsAndAnEcho) }
+
+func testManyEvictionsAndAnEcho(t *busy.T) {
 	if testing.Short() {
 		t.Skip("2,000 connections; not with -short")
 	}
@@ -232,6 +236,6 @@ func TestManyEvictionsAndAnEcho(t *testing.T) {
 		}
 	}
 	t.Logf("the slowest of the echoes next to %d evictions took %v, in which %d sessions were ended", n, worst, closed)
-	assert.Less(t, closed, n/2)
+	assert.Less(t.IfQuiet(slack), closed, n/2)
 	assert.Equal(t, uint64(n), srv.Stats().Reasons[server.PeerUnready])
 }

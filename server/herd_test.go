@@ -154,7 +154,7 @@ func timeWaits(t *testing.T, addr net.Addr) int {
 }
 
 // affordable is n, or fewer (and said so) where the process may not have that many descriptors.
-func affordable(t *testing.T, n int) int {
+func affordable(t testing.TB, n int) int {
 	var lim syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim))
 	if most := int(lim.Cur) - 1000; n > most {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 )
 
 func frame(t testing.TB, typ codec.Type, payload string) []byte {
@@ -73,7 +74,9 @@ func echoes(t testing.TB, n *atomic.Int64) string {
 	})
 }
 
-func TestCountsAreTheServers(t *testing.T) {
+func TestCountsAreTheServers(t *testing.T) { busy.Try(t, testCountsAreTheServers) }
+
+func testCountsAreTheServers(t *busy.T) {
 	for _, o := range []Options{
 		{Conns: 1},
 		{Conns: 7, Outstanding: 3, Threads: 2},
@@ -86,8 +89,8 @@ func TestCountsAreTheServers(t *testing.T) {
 		r, err := c.Run(Round{Warm: 20 * time.Millisecond, For: 50 * time.Millisecond})
 		require.NoError(t, err)
 		assert.EqualValues(t, echoed.Load(), r.Total, "%+v", o)
-		assert.Greater(t, r.Messages, 0)
-		assert.Less(t, r.Messages, r.Total, "warm-up is not counted")
+		assert.Greater(t.IfQuiet(busy.Doze), r.Messages, 0)
+		assert.Less(t.IfQuiet(busy.Doze), r.Messages, r.Total, "warm-up is not counted")
 		assert.EqualValues(t, r.Messages, int(r.Latency.N())*max(o.Outstanding, 1))
 		assert.GreaterOrEqual(t, r.Elapsed, 50*time.Millisecond)
 		assert.Greater(t, r.CPU, time.Duration(0))
@@ -145,7 +148,7 @@ func TestPingsAreAnswered(t *testing.T) {
 		select {
 		case b := <-pongs:
 			return b
-		case <-time.After(5 * time.Second):
+		case <-time.After(busy.Patience):
 			return nil
 		}
 	}

@@ -153,8 +153,8 @@ func datagrams(t testing.TB, l *Lab, n int, pace time.Duration, size int) (got [
 	go func() {
 		defer close(heard)
 		buf, last := make([]byte, size), false
-		for {
-			_ = to.SetReadDeadline(time.Now().Add(400 * time.Millisecond))
+		for len(got) < n {
+			_ = to.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 			if _, err := to.Read(buf); err != nil {
 				if last {
 					return
