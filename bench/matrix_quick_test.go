@@ -20,6 +20,15 @@ const (
 	legStream
 	legPatient
 	legGone
+	legHeavy
+	legMidFrame
+	legFirstFrame
+	legClosed
+	legOneWay
+	legDownIdle
+	legDownStream
+	legRouteIdle
+	legRouteStream
 	legs
 )
 

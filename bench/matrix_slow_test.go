@@ -4,6 +4,7 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,16 +16,19 @@ import (
 // A slow case takes seconds to be told, and so is done to all its connections at the same time.
 type slowCase struct {
 	*row
-	leg     int
-	process bool // the clients are a process of their own
-	patient bool // the sessions have patientPolicy, and there is nothing else in this case
-	load    int  // bytes that are sent to each client every 100 ms
-	talks   bool // the sessions' clients send by themselves
+	leg       int
+	process   bool // the clients are a process of their own
+	comesLate bool // the clients connect with the act
+	patient   bool // the sessions have patientPolicy, and there is nothing else in this case
+	load      int  // bytes that are sent to each client every 100 ms
+	talks     bool // the sessions' clients send by themselves
 
 	// One of two: what is done to all, or how a connection begins that is never one. begin says that
 	// what starts the deadline comes now; otherwise that is the dial.
 	act   func(m *matrix, c *cast) error
 	opens func(g *guest, begin func()) error
+
+	prepare func(m *matrix, c *cast) error // is called a second before act; may be nil
 }
 
 const (
@@ -58,13 +62,15 @@ func slowCases() []slowCase {
 	slow := deadline("stops reading, streamed to heavily", server.PeerSlow, policy.Timeout, // which is WriteTimeout, too
 		[methods]string{byUserTimeout: "ETIMEDOUT"})
 	slow.since, slow.acked = true, true // counted from the last acknowledgement of a byte
-	return []slowCase{
+	pulled := []slowCase{
 		{row: silent("cable pulled, idle", server.PathDead,
 			[methods]string{byKeepalive: "ETIMEDOUT", byHeartbeat: "silent"}), leg: legIdle, act: pull},
 		{row: streamed("cable pulled, streamed to", server.PathDead,
 			[methods]string{byHeartbeat: "silent", byUserTimeout: "ETIMEDOUT"}), leg: legStream, load: lightly, act: pull},
 		{row: &row{name: "the same, with Interval 20 s", suspect: warnLimit, warned: true},
 			leg: legPatient, load: lightly, patient: true, act: pull},
+	}
+	return slices.Concat(pulled, pathCases(silent, streamed), []slowCase{
 		{row: streamed("host gone, says its router (ICMP), streamed to", server.PathUnreachable,
 			[methods]string{byHeartbeat: "silent", byUserTimeout: "EHOSTUNREACH"}), leg: legGone, load: lightly, act: vanish},
 		{row: silent("process frozen (SIGSTOP), idle", server.PeerFrozen,
@@ -77,7 +83,7 @@ func slowCases() []slowCase {
 			[methods]string{byEpoll: "IN"}), opens: trickle},
 		{row: deadline("connects and says nothing", server.PeerUnready, matrixConfig.HandshakeTimeout,
 			[methods]string{byHeartbeat: "silent"}), opens: func(*guest, func()) error { return nil }},
-	}
+	})
 }
 
 // A cast is all who take part in a slow case.
@@ -103,9 +109,10 @@ func (m *matrix) slow() (rows []*row) {
 		joining.Add(1)
 		go func() {
 			defer joining.Done()
-			if c.process {
+			switch {
+			case c.process:
 				errs[i] = c.joinParty(m)
-			} else {
+			case !c.comesLate:
 				errs[i] = c.join(m)
 			}
 		}()
@@ -114,7 +121,13 @@ func (m *matrix) slow() (rows []*row) {
 	for i, err := range errs {
 		require.NoError(m, err, cases[i].name)
 	}
-	time.Sleep(2 * matrixConfig.Policy.Interval) // so that all have come to beat
+	time.Sleep(2*matrixConfig.Policy.Interval - time.Second) // so that all have come to beat
+	for _, c := range casts {
+		if c.prepare != nil {
+			require.NoError(m, c.prepare(m, c), c.name)
+		}
+	}
+	time.Sleep(time.Second)
 	for _, c := range casts {
 		if c.act != nil {
 			require.NoError(m, c.act(m, c), c.name)
