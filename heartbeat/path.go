@@ -54,14 +54,14 @@ func (d Delivery) String() string {
 	return fmt.Sprintf("delivery(%d)", uint8(d))
 }
 
-// patienceMax bounds Patience: what an outage has held up makes the round trip of a path that comes
+// PatienceMax is the longest Path.Patience: what an outage has held up makes the round trip of a path that comes
 // and goes look as long as the outage.
-const patienceMax = 2 * time.Second
+const PatienceMax = 2 * time.Second
 
 // Patience is how long an acknowledgement may take on this path before its absence means something:
 // four round trips and two of the kernel's timeouts, so that what was lost once has been sent again
 // and answered, and at most 2 s.
-func (p Path) Patience() time.Duration { return min(max(4*p.RTT, 2*p.RTO), patienceMax) }
+func (p Path) Patience() time.Duration { return min(max(4*p.RTT, 2*p.RTO), PatienceMax) }
 
 // Stuck reports whether what was sent does not get through, as early as that can be suspected: for at
 // least quiet, and for at least Patience, nothing has come back, although the peer has not closed its

@@ -26,7 +26,11 @@ func TestSite(t *testing.T) {
 		{"192.0.2.1", "::ffff:192.0.2.1", true},
 		{"2001:db8::1", "2001:db8::ffff:1", true},
 		{"2001:db8:0:1::1", "2001:db8:0:2::1", false},
-		{"fe80::1%eth0", "fe80::2%eth1", true},
+		// Link-local: each host of a link has one of its own, and each link has all of them.
+		{"fe80::1%eth0", "fe80::1%eth0", true},
+		{"fe80::1%eth0", "fe80::2%eth0", false},
+		{"fe80::1%eth0", "fe80::1%eth1", false},
+		{"2002:c000:201::1", "192.0.2.1", true}, // 6to4 (RFC 3056)
 		{"::1", "127.0.0.1", false},
 		// NAT64 (RFC 6052): the IPv4 address of the host is in the last 32 bits.
 		{"64:ff9b::192.0.2.1", "192.0.2.1", true},

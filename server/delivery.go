@@ -33,7 +33,7 @@ func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
 	}
 	if c.pathWatched {
 		back := max(min(ti.LastAckRecv, ti.LastDataRecv)-jiffy, 0)
-		if p.Delivery() == heartbeat.Undelivered && (p.Unacked == 0 || p.Retransmits >= talkerRetransmits) {
+		if p.Delivery() == heartbeat.Undelivered && c.reallyLost(p, now) {
 			back = max(back, p.Still) // what a talking peer sends does not make it reachable
 		}
 		p.Quiet = min(back, c.sentSince(now, now-back-ti.RTTMin, ti.Retransmits > 0))
@@ -44,6 +44,20 @@ func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
 // talkerRetransmits is how many unanswered retransmissions it takes to suspect the path of a peer that
 // talks, and to convict it. With two, 20 % of loss made three times as many false suspicions.
 const talkerRetransmits = 3
+
+// reallyLost reports whether a path that is found Undelivered can be held against a peer that talks: it
+// takes more unanswered retransmissions, and one of them made since the peer was last heard again. While
+// a link was away the distance between two tries has grown to the length of the outage, so that after
+// it nothing may have been tried yet.
+func (c *conn) reallyLost(p heartbeat.Path, now time.Duration) bool {
+	if p.Unacked == 0 {
+		return true // it cannot even be sent
+	}
+	return p.Retransmits >= talkerRetransmits && now-p.LastSent > c.returnedAt && p.LastSent >= min(4*p.RTT, p.Patience())
+}
+
+// returnAfter is the silence after which a peer that is heard has returned.
+const returnAfter = 500 * time.Millisecond
 
 // pathIn returns what the counters alone tell.
 func pathIn(ti TCPInfo) heartbeat.Path {
@@ -95,14 +109,18 @@ func (c *conn) standsFrom(n uint64) {
 // answer may wait for a retransmission of the peer's own, whose timeout has been doubled for as long
 // as the path was away. 0: it was asked, or this has gone on for long enough, or the path is dead.
 func (c *conn) underWay(p heartbeat.Path, now, silence time.Duration) time.Duration {
-	if c.pings == 0 && c.pingEnd == 0 || !c.maySpare(now, silence) {
+	if c.pings == 0 && c.pingEnd == 0 {
 		return 0
 	}
 	wait := max(c.srv.cfg.Tick, c.policy.Interval/8)
-	switch asked := c.decisive(); {
-	case asked.arrived != 0 && now-asked.arrived < asked.arrived-asked.at:
-		return wait
-	case asked.arrived != 0:
+	if asked := c.decisive(); asked.arrived != 0 {
+		inTime := silence-(now-asked.arrived) <= c.policy.Timeout
+		if c.answerMayCome(now, silence) && (inTime || c.maySpare(now, silence)) {
+			return wait
+		}
+		return 0
+	}
+	if !c.maySpare(now, silence) {
 		return 0
 	}
 	switch p.Delivery() {
@@ -114,6 +132,18 @@ func (c *conn) underWay(p heartbeat.Path, now, silence time.Duration) time.Durat
 		}
 	}
 	return 0
+}
+
+// answerMayCome reports whether the answer to the decisive Ping, which has arrived, may still wait for a
+// retransmission of the peer's own. Its tries are no further apart than the path was away: as long as
+// the Ping needed to arrive, and if that was long, perhaps as long as the peer had been silent then.
+func (c *conn) answerMayCome(now, silence time.Duration) bool {
+	asked := c.decisive()
+	away, since := asked.arrived-asked.at, now-asked.arrived
+	if away >= heartbeat.PatienceMax {
+		away = silence - since + 2*firstRTO(c.lastSample())
+	}
+	return since < away
 }
 
 // maySpare reports whether a path that held our Pings up still saves a silent peer: until it has been

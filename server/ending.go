@@ -293,7 +293,7 @@ func (c *conn) tell(fd int) {
 	c.unsuspect()
 	s.leaveGroups()
 	c.srv.unregister(s, end.Reason)
-	if silentVisit := c.bytesIn == 0 && (end.Reason == PeerClosed || end.Reason == PeerReset); !silentVisit {
+	if probe := c.bytesIn == 0 && end.Reason == PeerClosed; !probe {
 		c.srv.recent.put(Ended{ID: s.id, RemoteAddr: s.RemoteAddr(), At: time.Now(), End: *end})
 	}
 	c.closes()

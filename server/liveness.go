@@ -13,11 +13,11 @@ import (
 
 // liveness is what is known of the peer's being there.
 type liveness struct {
-	*asking                 // nobodyAsked, or its own
-	spared    time.Duration // a grace round keeps it until then; 0: it was given none since it was last heard
-	firstAsk  time.Duration // when the session's very first Ping was sent; 0: never
-	pingStamp time.Duration // payload of the newest Ping
-	kept      *sample       // the last look at the kernel's counters; nil: none was worth keeping
+	*asking                  // nobodyAsked, or its own
+	spared     time.Duration // a grace round keeps it until then; 0: it was given none since it was last heard
+	returnedAt time.Duration // when it was last heard again after a silence of returnAfter; 0: never
+	pingStamp  time.Duration // payload of the newest Ping
+	kept       *sample       // the last look at the kernel's counters; nil: none was worth keeping
 }
 
 // asking is what is known of the Pings that a peer has not answered.
@@ -70,7 +70,10 @@ type pinged struct {
 // heard notes a sign of life in tick now. Only inbound bytes count.
 func (c *conn) heard(now heartbeat.Tick) {
 	s := c.session
-	if s.heard.Load() != uint32(now) {
+	if before := s.heard.Load(); before != uint32(now) {
+		if now.Sub(heartbeat.Tick(before)) > c.srv.returnTicks {
+			c.returnedAt = c.srv.elapsed()
+		}
 		s.heard.Store(uint32(now))
 		c.loop.wheel.Touch(c.id, now)
 	}
@@ -249,20 +252,17 @@ func (c *conn) askAhead(now, left, timeout time.Duration) time.Duration {
 func (c *conn) askReady(now time.Duration) time.Duration {
 	timeout := c.srv.cfg.HandshakeTimeout
 	left := c.openedAt + timeout - now
-	if half := left - timeout/2; half > 0 && c.firstAsk == 0 {
+	if half := left - timeout/2; half > 0 && c.pings == 0 {
 		return half
 	}
-	if c.firstAsk == 0 {
+	if c.pings == 0 {
 		c.ping()
 	}
 	switch {
 	case c.phase != open:
 		return left
-	case c.firstAsk != 0:
-		asked := c.firstAsk
-		if c.pings > 0 {
-			asked = max(asked, c.pinged[0].arrived)
-		}
+	case c.pings > 0: // nothing has come that would have answered it
+		asked := max(c.pinged[0].at, c.pinged[0].arrived)
 		return c.askAhead(now, max(left, asked+timeout/4-now), timeout)
 	case c.pingEnd == 0: // it could not be queued
 		return min(max(left, timeout/4), left+timeout)
@@ -393,7 +393,7 @@ func (c *conn) convict(e heartbeat.Evidence) {
 	}
 	now, sent := c.srv.elapsed(), c.decisive()
 	p := c.path(now)
-	reason := silentReason(p, sent.arrived != 0 && now-sent.arrived >= sent.arrived-sent.at)
+	reason := silentReason(p, sent.arrived != 0 && !c.answerMayCome(now, e.Silence))
 	if reason == PeerFrozen && !c.ponged {
 		asked += "; it has never answered a Ping"
 	}
@@ -465,9 +465,6 @@ func (c *conn) pingSent(now time.Duration) {
 		if a.pingEnd != 0 {
 			a.pinged[a.pings].end = a.pingEnd
 		}
-	}
-	if c.firstAsk == 0 {
-		c.firstAsk = now
 	}
 	a.pings++
 	a.lastPing, a.pingEnd = now, 0

@@ -47,7 +47,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 		if silent {
 			patience += c.policy.Interval // the silence tells, unless the peer is heard now and then
 		}
-		if still >= patience && now >= c.spared && (p.Unacked == 0 || p.Retransmits >= talkerRetransmits) {
+		if still >= patience && now >= c.spared && c.reallyLost(p, now) {
 			c.endWith(PathDead, "of %d bytes none has been acknowledged for %v", c.bytesOut-taken, still.Round(time.Millisecond))
 			c.finish()
 			return 0

@@ -16,8 +16,8 @@ type Ended struct {
 }
 
 // Recent returns the sessions that ended last, the newest first: at most Config.RecentMax of them. Those
-// that said nothing are left out if the peer itself ended them, by FIN or RST: a balancer's probes would
-// push out everything else. Stats counts them. It is a copy; any goroutine may call it.
+// that sent no byte and closed in good order are left out: a balancer's probes would push out
+// everything else. Stats counts them. It is a copy; any goroutine may call it.
 func (s *Server) Recent() []Ended { return s.recent.newestFirst() }
 
 // ring keeps the last max of what is put into it.

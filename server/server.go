@@ -48,15 +48,16 @@ type Server struct {
 	admission admission
 	swept     chan struct{} // the porch is empty and stays so
 
-	_       [64]byte
-	now     atomic.Uint32   // the coarse clock, a heartbeat.Tick; written by the ticker alone
-	stalled atomic64.Uint64 // when the ticker was last held up: the tick before, in the upper half, and the tick at which it went on; likewise
-	late    int32           // ticks for which the ticker may be held up without saying so
-	grain   uint8           // a grain of sends is 1<<grain ticks
-	ready   atomic.Bool     // the engine is there, and loops can be woken
-	nudged  heartbeat.Tick  // when it last woke loops that have nothing due; likewise
-	nudge   int32           // it does so after this many ticks
-	_       [64]byte
+	_           [64]byte
+	now         atomic.Uint32   // the coarse clock, a heartbeat.Tick; written by the ticker alone
+	stalled     atomic64.Uint64 // when the ticker was last held up: the tick before, in the upper half, and the tick at which it went on; likewise
+	late        int32           // ticks for which the ticker may be held up without saying so
+	grain       uint8           // a grain of sends is 1<<grain ticks
+	ready       atomic.Bool     // the engine is there, and loops can be woken
+	nudged      heartbeat.Tick  // when it last woke loops that have nothing due; likewise
+	nudge       int32           // it does so after this many ticks
+	returnTicks int32           // returnAfter
+	_           [64]byte
 
 	lastID   atomic64.Uint64
 	held     atomic64.Int64 // connections from admission to the socket's close
@@ -107,6 +108,7 @@ func New(h Handler, cfg Config) (*Server, error) {
 		s.grain++
 	}
 	s.late = 3 + int32(grainMin/cfg.Tick)
+	s.returnTicks = 1 + int32(returnAfter/cfg.Tick)
 	return s, nil
 }
 
