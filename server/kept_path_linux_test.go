@@ -351,6 +351,9 @@ func TestPathMassOutage(t *testing.T) {
 	h.onMessage = func(*server.Session, []byte) error { return nil }
 	cfg := brief()
 	cfg.HandshakeTimeout = 20 * time.Second
+	// The kernel sends a Ping again at 0.2, 0.4, 0.8, 1.6 and 3.3 s. An idle client is due 2.65 to 2.9 s after the first Ping that it
+	// was sent; so without grace it has no chance, and with it a safe one.
+	cfg.Policy.Timeout = 3400 * time.Millisecond
 	ln, err := lab.Listen(0)
 	require.NoError(t, err)
 	srv := serveOn(t, h, cfg, ln)
@@ -367,7 +370,7 @@ func TestPathMassOutage(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	_, err = lab.Leg(0).Cut()
 	require.NoError(t, err)
-	time.Sleep(2250 * time.Millisecond)
+	time.Sleep(2500 * time.Millisecond) // nothing that is sent again before 2.4 s gets through
 	require.NoError(t, lab.Leg(0).Mend())
 	time.Sleep(5 * time.Second)
 	lost := map[string]int{}
