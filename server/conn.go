@@ -38,7 +38,7 @@ type conn struct {
 	codec      codec.Codec
 	id         uint32 // in the loop's wheel
 	need       int32  // bytes that must be there before decoding is worth while
-	left       int32  // bytes of an unfinished frame that gnet keeps for us
+	left       int32  // bytes that gnet keeps for us: an unfinished frame, or whatever remains
 	fd         int32
 	phase      phase
 	tcp        bool
@@ -55,8 +55,11 @@ type conn struct {
 	liveness
 	progress
 
-	sealed atomic32.Bool // end is set: nothing more goes in or out
-	opened atomic32.Bool // OnOpen has begun
+	sealed   atomic32.Bool // end is set: nothing more goes in or out
+	opened   bool          // OnOpen has begun: the hall asks when gnet has said that the conn has arrived
+	decoding bool          // its input is being decoded: nothing else is done about it meanwhile
+	remains  bool          // whole frames may be in what gnet keeps for us: the turn had no time for them
+	putOff   bool          // it is in loop.resumes
 
 	mu        sync.Mutex      // guards what follows, up to dirty
 	out       *output         // encoded and not flushed; nil: nothing
@@ -104,13 +107,14 @@ func (c *conn) onOpen(sock socket) {
 	}
 	c.id = l.add(c)
 	c.phase = open
-	c.opened.Store(true)
+	c.opened = true
 	c.openedAt = s.elapsed()
 	c.heard(l.tick)
 	if c.tcp && !c.prepared {
 		c.applyOptions()
 	}
 	s.register(c.session)
+	l.gauges.sessions.Add(1)
 	c.setLimits(s.limits)
 	c.mu.Lock()
 	c.dirty = true // what OnOpen sends is flushed below
@@ -121,6 +125,7 @@ func (c *conn) onOpen(sock socket) {
 	}
 	c.flush()
 	c.finishIfEnded()
+	l.tookIn(s.elapsed() - c.openedAt)
 	l.endTurn()
 }
 
@@ -159,33 +164,36 @@ func (c *conn) onTraffic() {
 func (c *conn) discard() {
 	if c.sock != nil {
 		_, _ = c.sock.Discard(-1)
-		c.left, c.need = 0, 0
+		c.left, c.need, c.remains = 0, 0, false
 	}
 }
 
-// decode takes as many frames as are whole.
+// decode takes as many frames as are whole, or as there is time for.
 func (c *conn) decode() {
 	buf, err := c.sock.Peek(-1)
 	if err != nil {
 		c.setEnd(&CloseError{Reason: Internal, Detail: "peek", Err: err})
 		return
 	}
-	n, err := c.frames(buf)
+	c.remains, c.loop.pace.begun = false, c.loop.turns.at
+	n, err := c.frames(buf, c.keeps())
 	if err != nil {
 		c.endByHandler(err)
 	}
-	if c.sealed.Load() {
+	if c.sealed.Load() { // buf may be gone
 		return
 	}
 	c.need, c.left = 0, int32(len(buf)-n)
 	switch {
+	case c.remains:
+		c.later()
 	case c.left == 0:
 		c.frameAt = 0
 	case n > 0 || c.frameAt == 0: // a frame begins
 		c.frameAt = c.srv.elapsed()
 		c.loop.lookIn(c.id, c.srv.cfg.FrameTimeout)
 	}
-	if c.left > 0 {
+	if c.left > 0 && !c.remains {
 		need := len(buf) - n + 1
 		if needer, ok := c.codec.(codec.Needer); ok {
 			need = max(need, needer.Need(buf[n:]))
@@ -199,15 +207,31 @@ func (c *conn) decode() {
 }
 
 // frames dispatches the whole frames at the start of buf and returns their length. It stops where
-// the session ends. What panics, codec or Handler, is returned as an error.
-func (c *conn) frames(buf []byte) (n int, err error) {
+// the session ends, and, if no more than keep bytes are left then, when the turn has taken long enough: then
+// c.remains is set. What panics, codec or Handler, is returned as an error.
+//
+// When the session has ended, buf may have been taken away.
+func (c *conn) frames(buf []byte, keep int) (n int, err error) {
 	in := calledDecode
+	c.decoding = true
 	defer c.caughtIn(&in, &err)
+	left, tick := paceFirst, c.srv.now.Load() // until the clock is read
 	quota := uint64(math.MaxUint64)
 	if c.meter != nil {
 		quota = c.meter.messages.quota
 	}
 	for n < len(buf) && !c.sealed.Load() {
+		if left == 0 || c.srv.now.Load() != tick {
+			if left, tick = c.loop.paced(c); left == 0 {
+				if c.remains = len(buf)-n <= keep && n > 0; c.remains {
+					return n, nil
+				}
+				c.loop.midTurn()
+				left = c.loop.restart(c)
+				continue
+			}
+		}
+		left--
 		f, size, err := c.codec.Decode(buf[n:])
 		if err != nil {
 			c.endProtocol(err)

@@ -82,7 +82,7 @@ func (c *conn) advance(now time.Duration) (taken uint64) {
 	taken = c.acknowledged()
 	if taken > c.delivered {
 		c.delivered, c.movedAt = taken, c.movedWhen(now)
-		c.talkerStuck = false
+		c.session.talkerStuck = false
 	}
 	if c.asking != &nobodyAsked {
 		for i := range c.pinged[:min(c.pings, len(c.pinged))] {
@@ -101,7 +101,7 @@ func (c *conn) standsFrom(n uint64) {
 	if c.delivered < before && c.acknowledged() < before {
 		return
 	}
-	c.delivered, c.movedAt, c.talkerStuck = before, c.srv.elapsed(), false
+	c.delivered, c.movedAt, c.session.talkerStuck = before, c.srv.elapsed(), false
 }
 
 // underWay returns the time to the next look if the peer cannot have answered yet: what asks it is

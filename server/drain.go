@@ -174,7 +174,7 @@ type telling struct {
 	loop  *loop
 	begun time.Duration
 	rate  float64       // sessions a second
-	asked atomic32.Bool // turn is posted and has not begun, or all have been told
+	asked atomic32.Bool // it has more to tell now, or all have been told
 	done  chan<- struct{}
 
 	// The loop's.
@@ -182,36 +182,39 @@ type telling struct {
 	told int
 }
 
-// ask has turn called on the loop, once.
+// ask has the loop go on with it, once.
 func (t *telling) ask() {
 	if !t.asked.Swap(true) {
-		t.loop.post(nil, t.turn)
+		t.loop.post(nil, func() { t.loop.chores.telling = t }) // the turn's end does the chores
 	}
 }
 
-// turn tells those who are due by now, within the budget of a loop turn. If that is spent the loop looks at
-// its sockets first, and then goes on.
-func (t *telling) turn() {
-	srv := t.loop.srv
-	start := srv.elapsed()
+// tell tells those who are due by now, until the clock says until. It is one of the loop's chores: while there
+// is more to tell it is gone on with as those are. It reports when it ended, and whether nothing is left for now.
+func (t *telling) tell(start, until time.Duration) (end time.Duration, done bool) {
+	l := t.loop
 	due := tellFirst + int(min((start-t.begun).Seconds()*t.rate, 1<<30))
-	for n := 0; t.next < len(t.loop.entries); t.next++ {
-		c, ok := t.loop.entries[t.next].(*conn)
+	for n := 0; t.next < len(l.entries); t.next++ {
+		c, ok := l.entries[t.next].(*conn)
 		if !ok || c.phase != open {
 			continue
 		}
 		if t.told >= due {
+			l.chores.telling = nil
 			t.asked.Store(false)
-			return
+			return l.srv.elapsed(), true
 		}
-		if n++; n%sweepBatch == 0 && srv.elapsed()-start > sweepBudget {
-			t.loop.post(nil, t.turn)
-			return
+		if n++; n%sweepBatch == 0 {
+			if end = l.srv.elapsed(); end > until {
+				return end, false
+			}
 		}
 		t.told++
 		c.shutDown()
 	}
+	l.chores.telling = nil
 	t.done <- struct{}{}
+	return l.srv.elapsed(), true
 }
 
 // shutDown lets the session go in good order.

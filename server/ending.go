@@ -73,7 +73,7 @@ func (c *conn) endByHandler(err error) {
 
 // finishIfEnded begins the end if something in this turn has brought it about.
 func (c *conn) finishIfEnded() {
-	if c.sealed.Load() {
+	if c.sealed.Load() && !c.decoding {
 		c.finish()
 	}
 }
@@ -165,6 +165,9 @@ func (c *conn) onClose(err error) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			c.salvage(sock, fd)
 		}
+		if err != nil {
+			c.deliverRest(sock)
+		}
 		if cause := c.causeOf(fd, err); !c.setEnd(cause) && err != nil && c.lost > 0 {
 			c.because(cause)
 		}
@@ -188,7 +191,8 @@ func (c *conn) salvage(sock socket, fd int) {
 		return
 	}
 	if n, _ := sockstat.Waiting(fd); n == 0 {
-		return // nothing: a crowd that resets must not cost a buffer each
+		c.deliverRest(sock)
+		return // nothing more: a crowd that resets must not cost a buffer each
 	}
 	buf := append([]byte(nil), kept...)
 	for len(buf) < most {
@@ -200,10 +204,9 @@ func (c *conn) salvage(sock socket, fd int) {
 		c.bytesIn += uint64(n)
 		buf = buf[:len(buf)+n]
 	}
-	if len(buf) > len(kept) {
-		if _, err := c.frames(buf); err != nil {
-			c.endByHandler(err)
-		}
+	if len(buf) > len(kept) || c.remains {
+		c.remains = false
+		c.deliver(buf)
 	}
 }
 
@@ -293,6 +296,7 @@ func (c *conn) tell(fd int) {
 	c.unsuspect()
 	s.leaveGroups()
 	c.srv.unregister(s, end.Reason)
+	c.loop.gauges.sessions.Add(-1)
 	if probe := c.bytesIn == 0 && end.Reason == PeerClosed; !probe {
 		c.srv.recent.put(Ended{ID: s.id, RemoteAddr: s.RemoteAddr(), At: time.Now(), End: *end})
 	}
@@ -343,8 +347,9 @@ func (c *conn) caught(in called, err *error) {
 	}
 }
 
-// caughtIn is caught for what calls several.
+// caughtIn is caught for frames, which calls several.
 func (c *conn) caughtIn(in *called, err *error) {
+	c.decoding = false
 	if p := recover(); p != nil {
 		*err = c.panicked(*in, p)
 	}

@@ -37,8 +37,12 @@ func (c *conn) excused(now, timeout time.Duration) time.Duration {
 }
 
 // unread asks the kernel what waits to be read. true: bytes, or the peer's FIN, wait: the loop's next
-// read will tell. An errno ends the session here, and then unread is false.
+// read will tell. So it is if some has been read and not decoded. An errno ends the session here, and then
+// unread is false.
 func (c *conn) unread() bool {
+	if c.remains {
+		return true
+	}
 	_, err := sockstat.Waiting(int(c.fd))
 	if err == nil {
 		return true

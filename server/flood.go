@@ -81,7 +81,7 @@ func (b *bucket) spill(l *limit) bool {
 // off. It may have come at any moment since the last time: a bucket spills only what it had too much of at a
 // moment by which everything that had come was read.
 func (m *meter) fillTo(now heartbeat.Tick, c *conn) {
-	if dry := c.loop.dry; m.at.Before(dry) {
+	if dry := c.loop.dry; m.at.Before(dry) && !c.remains { // what remains has come and is not counted
 		m.fill(dry, c)
 		full := m.messages.spill(&m.limits.messages)
 		if m.bytes.spill(&m.limits.bytes) && full {

@@ -5,8 +5,8 @@ import "time"
 // graceMin is how many sessions of a loop must come due at once to be taken for a symptom of the server.
 const graceMin = 256
 
-// round is a loop's grace round: what is known of whether most of its sessions fail together.
-type round struct {
+// massTimeout is a loop's grace round: what is known of whether most of its sessions fail together.
+type massTimeout struct {
 	counted time.Duration // when they were last counted; 0: never
 	began   time.Duration // when the last round did; 0: there was none
 	due     bool          // they have come due together
@@ -45,8 +45,8 @@ func (c *conn) undelivered() bool {
 //     common link is away. Idle peers come due at moments of their own, as they were asked.
 //
 // An outage once found lasts an Interval: as the first are spared, the last fall due.
-func (l *loop) countFailing(c *conn, now time.Duration) *round {
-	r, tick := &l.round, l.srv.cfg.Tick
+func (l *loop) countFailing(c *conn, now time.Duration) *massTimeout {
+	r, tick := &l.mass, l.srv.cfg.Tick
 	if r.counted != 0 && now-r.counted < 2*tick {
 		return r
 	}

@@ -78,7 +78,7 @@ func (c *conn) heard(now heartbeat.Tick) {
 		c.loop.wheel.Touch(c.id, now)
 	}
 	c.answered()
-	if c.suspected && !(c.talkerStuck && c.acknowledged() <= c.delivered) {
+	if c.suspected && !(c.session.talkerStuck && c.acknowledged() <= c.delivered) {
 		c.recovered()
 	}
 }
@@ -125,6 +125,9 @@ func (c *conn) unsuspect() {
 // remains is returned.
 func (c *conn) onLook(last heartbeat.Tick) (next heartbeat.Tick) {
 	defer c.crashed("look")
+	if c.decoding { // the wheel is swept between two of its messages
+		return c.loop.tick.Add(1)
+	}
 	now := c.srv.elapsed()
 	var wait time.Duration
 	switch c.phase {
@@ -394,7 +397,7 @@ func (c *conn) convict(e heartbeat.Evidence) {
 	now, sent := c.srv.elapsed(), c.decisive()
 	p := c.path(now)
 	reason := silentReason(p, sent.arrived != 0 && !c.answerMayCome(now, e.Silence))
-	if reason == PeerFrozen && !c.ponged {
+	if reason == PeerFrozen && !c.session.ponged {
 		asked += "; it has never answered a Ping"
 	}
 	c.endWith(reason, "silent for %v, %s", e.Silence.Round(time.Millisecond), asked)
@@ -477,7 +480,7 @@ func (c *conn) answers(pong []byte) bool {
 
 // onPong measures the round trip if the Pong echoes the newest Ping.
 func (c *conn) onPong(payload []byte) {
-	c.ponged = true
+	c.session.ponged = true
 	if !c.answers(payload) {
 		return
 	}

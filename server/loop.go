@@ -10,11 +10,6 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
-const (
-	sweepBatch  = 4                      // looks between two readings of the clock
-	sweepBudget = 100 * time.Microsecond // of a round of epoll: one Ping takes 3 to 6 us, close(2) alone 16 to 20
-)
-
 // loop is our half of one event loop: its wheel, and what other goroutines want done on it. Unless
 // said otherwise its fields belong to the loop's goroutine.
 type loop struct {
@@ -27,13 +22,18 @@ type loop struct {
 	free     []uint32 // wheel ids to be used again
 	look     func(id uint32, last heartbeat.Tick) heartbeat.Tick
 	suspects int // sessions that are suspect
-	round    round
+	mass     massTimeout
 
 	rounds uint64 // how often the loop's seed was readable: since the one before last, every socket that was has been read
 	asked  bool   // for one more
-	swept  bool   // as much as a round may: the rest is for the next
 	arrivals
-	highs highs
+	highs   highs
+	turns   turns
+	chores  chores
+	round   round
+	intake  intake
+	pace    pace
+	resumes []*conn // have undecoded input, in the order in which they go on
 
 	mu      sync.Mutex // guards the rest
 	dirty   []*conn    // have something to flush
@@ -49,6 +49,7 @@ type loop struct {
 	nextDue atomic.Uint32 // the tick at which the wheel wants to be swept; 0: nothing pending
 	load    atomic.Int32  // connections placed here, open or on their way
 	_       [64]byte
+	gauges  gauges // what other goroutines read of it
 }
 
 // entry is what a wheel id stands for: a conn or a timer. onLook does what is due and returns the
@@ -66,6 +67,8 @@ type post struct {
 func newLoop(s *Server, index int) *loop {
 	now := s.tickAt(s.elapsed())
 	l := &loop{srv: s, index: index, tick: now, wheel: heartbeat.NewWheel(now)}
+	l.turns.exact = max(uint32(s.cfg.Tick/turnEvery), 1)
+	l.chores.share.at = s.elapsed()
 	l.arrivals = arrivals{dry: now, leftAt: now, askedAt: now, cameAt: [2]heartbeat.Tick{now, now}}
 	l.look = func(id uint32, last heartbeat.Tick) heartbeat.Tick {
 		if e := l.entries[id]; e != nil {
@@ -109,56 +112,12 @@ func (l *loop) publish() {
 	}
 }
 
-// enter notes that a turn begins; it reports false if the loop is in one, which goes on. Every call from gnet
-// is a turn, for the watchdog.
-func (l *loop) enter() bool {
-	if l.turn.Load() != 0 {
-		return false
-	}
-	l.turn.Store(l.srv.now.Load())
-	return true
-}
-
-// exit notes that the turn has ended.
-func (l *loop) exit() { l.turn.Store(0) }
-
 // beginTurn brings the loop's clock up to date with the coarse clock that the ticker publishes.
 func (l *loop) beginTurn() {
 	if now := heartbeat.Tick(l.srv.now.Load()); l.tick.Before(now) {
 		l.tick = now
 		l.idled()
 	}
-}
-
-// endTurn sweeps if the tick has come for it.
-func (l *loop) endTurn() {
-	if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !l.tick.Before(due) && !l.swept {
-		l.sweep()
-	}
-	l.leave()
-}
-
-// sweep looks at what is due, within the budget of a round; the rest is left to the next, after the sockets that are readable.
-func (l *loop) sweep() {
-	start := l.srv.elapsed()
-	l.tick = l.srv.tickAt(start)
-	for {
-		_, done := l.wheel.Advance(l.tick, sweepBatch, l.look)
-		if done {
-			break
-		}
-		if l.srv.elapsed()-start > sweepBudget {
-			l.swept = true
-			l.askRound()
-			break
-		}
-	}
-	l.publish()
-}
-
-// late is by how much the look that is under way comes later than it was to.
-func (l *loop) late() time.Duration {
-	return time.Duration(l.tick.Sub(l.wheel.Now())) * l.srv.cfg.Tick
 }
 
 // wake has Run called. Any goroutine may call it; while a wake is under way it costs nothing.
@@ -221,6 +180,7 @@ func (l *loop) post(c *conn, f func()) bool {
 func (l *loop) askRound() {
 	if !l.asked {
 		l.asked, l.askedAt = true, l.tick
+		l.roundAsked()
 		l.srv.engine.again(l)
 	}
 }
@@ -228,12 +188,15 @@ func (l *loop) askRound() {
 // onSeed is called when the loop's seed was readable.
 func (l *loop) onSeed() {
 	l.rounds++
-	l.swept = false
+	l.chores.cut = false
 	if l.asked {
 		l.asked = false
 		l.cameRound()
+		l.roundCame()
 	}
+	l.takesIn()
 	_ = l.Run(context.Background())
+	l.resume()
 }
 
 // Run is one turn on behalf of other goroutines: flush the dirty, run the posts, sweep. gnet calls it
@@ -246,19 +209,21 @@ func (l *loop) Run(context.Context) error {
 	l.woken, l.running = false, true
 	l.mu.Unlock()
 	l.beginTurn()
-	for _, c := range dirty {
+	for i, c := range dirty {
 		c.flushDirty()
+		l.between(i)
 	}
-	for _, p := range posts {
+	for i, p := range posts {
 		if p.c == nil {
 			p.f()
 		} else {
 			p.c.runPost(p.f)
 		}
+		l.between(i)
 	}
 	l.endTurn()
 	if l.tick.Sub(l.wheel.Now()) >= l.srv.nudge/2 {
-		l.sweep() // nothing was due, but ticks that are too far apart cannot be compared
+		l.work() // nothing was due, but ticks that are too far apart cannot be compared
 	}
 
 	clear(dirty)

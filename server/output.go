@@ -211,8 +211,7 @@ type progress struct {
 	newest      uint32        // grain
 	watching    bool          // there was something on its way at the last look
 	pathWatched bool          // bytes of the application's were on their way at the last look
-	ponged      bool          // it has answered a Ping, ever
-	talkerStuck bool          // it is suspect of the path although it is heard: only an acknowledgement makes up for that
+	askedAt     uint16        // lower half of the tick in which lookProgress last asked the kernel, or the watch began
 }
 
 // watch begins to watch the n bytes just written, and ends a session that lets too much wait.
@@ -249,7 +248,10 @@ func (c *conn) watch(n uint64, data bool) {
 	if c.watching && !begin && waiting == 0 {
 		return
 	}
-	c.watching = true
+	if !c.watching {
+		c.watching = true
+		c.askedAt = uint16(c.srv.now.Load())
+	}
 	every := c.watchEvery(waiting)
 	switch {
 	case begin:

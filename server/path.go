@@ -19,7 +19,7 @@ func (c *conn) lookPath(now time.Duration, e *heartbeat.Evidence) time.Duration 
 	if !c.pathWatched || c.suspected || warning < 0 || !c.tcp {
 		return forever
 	}
-	if left := warning - min(max(e.Silence, now-c.movedAt), c.sentSince(now, 0, false)); left > 0 {
+	if left := warning - min(max(e.Silence, c.stood(now)), c.sentSince(now, 0, false)); left > 0 {
 		return left
 	}
 	e.Path = c.path(now)
@@ -37,9 +37,9 @@ func (c *conn) lookPath(now time.Duration, e *heartbeat.Evidence) time.Duration 
 
 // suspicion says what a suspect is suspected of.
 func (c *conn) suspicion(e heartbeat.Evidence) Suspicion {
-	c.talkerStuck = false
+	c.session.talkerStuck = false
 	if e.Silence < c.policy.Interval && e.Path.Stuck(max(c.policy.Warning, 0)) {
-		c.talkerStuck = e.Silence < e.Path.Quiet
+		c.session.talkerStuck = e.Silence < e.Path.Quiet
 		return SuspectPath
 	}
 	return SuspectSilence

@@ -15,6 +15,10 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 	if !c.watching {
 		return forever
 	}
+	if wait := c.cheapLook(now); wait > 0 {
+		return wait
+	}
+	c.askedAt = uint16(c.srv.tickAt(now))
 	waiting, taken := c.outbound(), c.advance(now)
 	if taken == c.bytesOut {
 		c.watching, c.pathWatched = false, false

@@ -17,6 +17,7 @@ type watch struct {
 	turn  uint32        // loop.turn, as last seen
 	held  time.Duration // how much of that turn the ticker has seen
 	begun chan struct{} // closed when the log has it; nil: it has not been long enough for that
+	lag   lagWatch
 }
 
 // watchLoops looks at every loop. seen is the time since it last did, or what of it counts: a ticker that was
@@ -28,35 +29,42 @@ func (s *Server) watchLoops(seen time.Duration, last uint32) {
 	if s.cfg.BlockWarning < 0 {
 		return
 	}
-	n := &s.counters
+	now := s.elapsed()
 	for i, l := range s.loops {
 		w := &s.watches[i]
-		turn := l.turn.Load()
-		if turn != w.turn || turn == 0 {
-			if w.begun != nil {
-				n.blocked.Add(-1)
-				s.reports.Add(1)
-				go s.reportUnblocked(l, *w)
-			}
-			*w = watch{turn: turn, held: -s.cfg.Tick} // a look may be late by less than a tick
-			continue
-		}
-		if turn == last {
-			continue // it may be another, as short as the one before
-		}
-		w.held += seen
-		if w.held < s.cfg.BlockWarning {
-			continue
-		}
-		if w.begun == nil {
-			n.blocks.Add(1)
-			n.blocked.Add(1)
-			w.begun = make(chan struct{})
-			s.reports.Add(1)
-			go s.reportBlocked(l, *w)
-		}
-		n.blockLongest.Store(max(n.blockLongest.Load(), int64(w.held)))
+		s.watchTurn(l, w, seen, last)
+		s.watchLag(l, w, seen, now)
 	}
+}
+
+// watchTurn looks at the turn that a loop is in.
+func (s *Server) watchTurn(l *loop, w *watch, seen time.Duration, last uint32) {
+	n := &s.counters
+	turn := l.turn.Load()
+	if turn != w.turn || turn == 0 {
+		if w.begun != nil {
+			n.blocked.Add(-1)
+			s.reports.Add(1)
+			go s.reportUnblocked(l, *w)
+		}
+		w.turn, w.held, w.begun = turn, -s.cfg.Tick, nil // a look may be late by less than a tick
+		return
+	}
+	if turn == last {
+		return // it may be another, as short as the one before
+	}
+	w.held += seen
+	if w.held < s.cfg.BlockWarning {
+		return
+	}
+	if w.begun == nil {
+		n.blocks.Add(1)
+		n.blocked.Add(1)
+		w.begun = make(chan struct{})
+		s.reports.Add(1)
+		go s.reportBlocked(l, *w)
+	}
+	n.blockLongest.Store(max(n.blockLongest.Load(), int64(w.held)))
 }
 
 // reportBlocked writes what holds a loop up. It has a goroutine of its own: the ticker waits for no log,

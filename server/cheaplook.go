@@ -1,0 +1,35 @@
+package server
+
+import (
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+// cheapLook returns the time to the next look at a session for which the kernel need not be asked now, else 0.
+// Each write begins a watch over the path, so a session that is busy is looked at once in Policy.Warning; and
+// asking for what is unacknowledged is most of what a look costs. But while the peer is heard there is nothing to
+// be warned of, and progress is looked at each eighth of WriteTimeout only.
+func (c *conn) cheapLook(now time.Duration) time.Duration {
+	warning := c.policy.Warning
+	if warning <= 0 || c.pingEnd != 0 || c.suspected || c.sock.OutboundBuffered() != 0 || c.stood(now) >= warning/2 {
+		return 0
+	}
+	tick := c.srv.tickAt(now)
+	wait := warning - c.since(heartbeat.Tick(c.session.heard.Load()), now)
+	asked := time.Duration(uint16(tick)-c.askedAt) * c.srv.cfg.Tick // ago, to within a tick
+	wait = min(wait, c.watchEvery(0)-c.srv.cfg.Tick-asked)
+	return max(min(wait, c.movedAt+c.srv.cfg.WriteTimeout-now), 0)
+}
+
+// stood returns for how long nothing had been acknowledged when the kernel was last asked.
+func (c *conn) stood(now time.Duration) time.Duration {
+	asked := time.Duration(uint16(c.srv.tickAt(now))-c.askedAt) * c.srv.cfg.Tick // ago, to within a tick
+	return max(now-c.movedAt-asked, 0)
+}
+
+// since returns how long ago a tick was at least: it may have been at its end.
+func (c *conn) since(then heartbeat.Tick, now time.Duration) time.Duration {
+	tick := c.srv.cfg.Tick
+	return max(now%tick+time.Duration(c.srv.tickAt(now).Sub(then)-1)*tick, 0)
+}
