@@ -39,6 +39,9 @@ type chores struct {
 
 // endTurn does chores if there are any.
 func (l *loop) endTurn() {
+	if l.arming.Load() {
+		l.armAll()
+	}
 	if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !l.tick.Before(due) || l.chores.telling != nil {
 		l.pass()
 	}
@@ -63,6 +66,9 @@ func (l *loop) between(i int) {
 
 // midTurn does chores within a turn.
 func (l *loop) midTurn() {
+	if l.arming.Load() {
+		l.armAll()
+	}
 	now := heartbeat.Tick(l.srv.now.Load())
 	if due := heartbeat.Tick(l.nextDue.Load()); due != 0 && !now.Before(due) || l.chores.telling != nil {
 		l.work()

@@ -38,6 +38,7 @@ type loop struct {
 	mu      sync.Mutex // guards the rest
 	dirty   []*conn    // have something to flush
 	posts   []post
+	unarmed []*timer
 	spare   []*conn // dirty's other half
 	woken   bool    // Run has been asked for and has not begun
 	running bool    // Run has begun and has not ended
@@ -48,6 +49,7 @@ type loop struct {
 	turn    atomic.Uint32 // the tick at which the turn that the loop is in began; 0: in none
 	nextDue atomic.Uint32 // the tick at which the wheel wants to be swept; 0: nothing pending
 	load    atomic.Int32  // connections placed here, open or on their way
+	arming  atomic.Bool   // there is something in unarmed
 	_       [64]byte
 	gauges  gauges // what other goroutines read of it
 }
@@ -230,7 +232,7 @@ func (l *loop) Run(context.Context) error {
 	l.mu.Lock()
 	l.spare = dirty
 	l.running = false
-	if l.last && len(l.posts) == 0 && len(l.dirty) == 0 {
+	if l.last && len(l.posts) == 0 && len(l.dirty) == 0 && len(l.unarmed) == 0 {
 		l.closed = true
 	}
 	again := l.woken && !l.closed

@@ -28,11 +28,42 @@ const afterMax = 100 * 365 * 24 * time.Hour // longer is never
 func (s *Session) After(d time.Duration, f func()) (stop func()) {
 	srv := s.c.srv
 	t := &timer{s: s, f: f, at: srv.elapsed() + min(max(d, 0), afterMax)}
-	_ = s.Post(t.arm)
+	if s.c.ended() == nil {
+		s.c.loop.arm(t)
+	}
 	return func() {
 		if !t.stopped.Swap(true) {
 			s.c.loop.post(nil, t.disarm)
 		}
+	}
+}
+
+// arm has t armed, at the end of the turn that the loop is in: it must not wait for the end of a long round, as what
+// is posted does. Any goroutine may call it.
+func (l *loop) arm(t *timer) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return
+	}
+	l.unarmed = append(l.unarmed, t)
+	l.arming.Store(true)
+	due := l.wanted()
+	l.mu.Unlock()
+	if due {
+		l.execute()
+	}
+}
+
+// armAll arms those that have been waiting for it.
+func (l *loop) armAll() {
+	l.mu.Lock()
+	ts := l.unarmed
+	l.unarmed = nil
+	l.arming.Store(false)
+	l.mu.Unlock()
+	for _, t := range ts {
+		t.arm()
 	}
 }
 
