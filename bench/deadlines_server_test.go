@@ -205,7 +205,9 @@ func (h *deadlines) answer(srv *server.Server, arg string) string {
 
 func serveDeadlines(args []string) {
 	h := &deadlines{
-		seen: map[uint16]*observed{}, late: map[time.Duration][]time.Duration{}, pending: map[*pendingTimer]struct{}{},
+		seen:    map[uint16]*observed{},
+		late:    map[time.Duration][]time.Duration{},
+		pending: map[*pendingTimer]struct{}{},
 	}
 	fatal(json.Unmarshal([]byte(args[0]), &h.promises))
 	srv, err := server.New(h, h.config())

@@ -6,14 +6,9 @@ import (
 	"bytes"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"time"
-
-	"github.com/stretchr/testify/require"
 
 	"github.com/pulsewheel/pulsewheel/bench/rig"
 	"github.com/pulsewheel/pulsewheel/server"
@@ -23,8 +18,9 @@ import (
 type deadlineKind struct {
 	kind     string
 	promised time.Duration
-	late     []time.Duration // since the server had heard of it
+	late     []time.Duration // since the server had heard of it; of a timer that is overdue, so far
 	byClient []time.Duration // since the client's act
+	told     int
 	never    int
 	wrong    map[string]int // told otherwise
 }
@@ -51,7 +47,8 @@ func (f *deadlinesFound) limit(l *deadlineKind) time.Duration {
 func (f *deadlinesFound) kinds() []*deadlineKind {
 	var all []*deadlineKind
 	for _, d := range f.timers() {
-		l := &deadlineKind{kind: fmt.Sprintf("After(%v)", d), promised: d, late: f.told.Timers[d]}
+		l := &deadlineKind{kind: fmt.Sprintf("After(%v)", d), promised: d}
+		l.late, l.told = f.told.Timers[d], len(f.told.Timers[d])
 		for _, late := range f.told.Pending[d] {
 			l.late = append(l.late, late)
 			if late > *deadlinesWait {
@@ -81,6 +78,7 @@ func (f *deadlinesFound) kinds() []*deadlineKind {
 				l.never++
 				continue
 			}
+			l.told++
 			l.late = append(l.late, time.Duration(g.Closed-k.from(g))-k.d)
 			l.byClient = append(l.byClient, time.Duration(g.Closed-p.Acted)-k.d)
 			if !slices.Contains(k.want, server.Reason(g.Reason)) {
@@ -101,46 +99,43 @@ func slowReasons(p promises) []server.Reason {
 	return []server.Reason{server.PeerSlow, server.PeerFrozen}
 }
 
-// busyShare is how much of the time a thread of the server may wait for a CPU on a machine that can
-// tell how late a server is.
-const busyShare = 0.25
-
-// judge returns what is wrong. If it may be the machine's, it is an excuse instead.
-func (f *deadlinesFound) judge() (failures []string, excuse string) {
+// judge returns what is wrong, and what is told too late. The latter may be the machine's doing: excuse
+// says so if a thread of the server waited for a CPU for as long as all that is late by.
+func (f *deadlinesFound) judge() (wrong, late []string, excuse string) {
+	machine := true
 	for _, l := range f.kinds() {
-		p99, limit := lateAt(l.late, 0.99), f.limit(l)
 		if l.never > 0 {
-			failures = append(failures, fmt.Sprintf("%s, %s: %d were not told within %v of when they were due", f.name, l.kind, l.never, *deadlinesWait))
+			wrong = append(wrong, fmt.Sprintf("%s, %s: %d were not told within %v of when they were due",
+				f.name, l.kind, l.never, *deadlinesWait))
 		}
 		for told, n := range l.wrong {
-			failures = append(failures, fmt.Sprintf("%s, %s: %d were told %s", f.name, l.kind, n, told))
+			wrong = append(wrong, fmt.Sprintf("%s, %s: %d were told %s", f.name, l.kind, n, told))
 		}
-		if p99 <= limit {
-			continue
-		}
-		what := fmt.Sprintf("%s, %s, promised %v: p99 %v late, more than %v", f.name, l.kind, l.promised, rig.Short(p99), rig.Short(limit))
-		if f.waited.Seconds() > busyShare*f.since.Seconds() && p99 <= limit+f.waited {
-			excuse = fmt.Sprintf("this machine is too busy to tell: the server waited for a CPU for %v of %v; %s",
-				rig.Short(f.waited), rig.Short(f.since), what)
-		} else {
-			failures = append(failures, what)
+		if p99, limit := lateAt(l.late, 0.99), f.limit(l); p99 > limit {
+			waited := f.cpu.worst(p99)
+			late = append(late, fmt.Sprintf(
+				"%s, %s, promised %v: p99 %v late, more than %v; in such a time a thread waited for a CPU for %v at most",
+				f.name, l.kind, l.promised, rig.Short(p99), rig.Short(limit), rig.Short(waited)))
+			machine = machine && p99-waited <= limit
 		}
 	}
 	for _, lost := range f.lost {
-		failures = append(failures, fmt.Sprintf("%s: a client that was live was ended: %s", f.name, lost))
+		wrong = append(wrong, fmt.Sprintf("%s: a client that was live was ended: %s", f.name, lost))
 	}
-	if len(failures) > 0 {
-		excuse = ""
+	if machine && len(late) > 0 {
+		excuse = "this machine is too busy to tell: " + strings.Join(late, "; ")
 	}
-	return failures, excuse
+	return wrong, late, excuse
 }
 
 // deadlineBook holds the tables.
 type deadlineBook struct{ late, loops rig.Table }
 
 func (b *deadlineBook) enter(f deadlinesFound) {
-	b.late.Head = []string{"scene, deadline", "promised", "told", "late: p50", "p99", "max", "p99 may be", "by the client: p99", "never told", "told otherwise"}
-	b.loops.Head = []string{"scene", "echoes/s", "p50", "p99", "longest round", "wheel's share", "longest sweep", fmt.Sprintf("after a stop of %v", *deadlinesStop), "waited for a CPU"}
+	b.late.Head = []string{"scene, deadline", "promised", "told", "late: p50", "p99", "max", "p99 may be",
+		"by the client: p99", "never told", "told otherwise"}
+	b.loops.Head = []string{"scene", "echoes/s", "p50", "p99", "longest round", "wheel's share", "longest sweep",
+		fmt.Sprintf("after a stop of %v", *deadlinesStop), "waited for a CPU"}
 	short := func(d []time.Duration, q float64) string {
 		if len(d) == 0 {
 			return "-"
@@ -152,10 +147,12 @@ func (b *deadlineBook) enter(f deadlinesFound) {
 		for _, n := range l.wrong {
 			wrong += n
 		}
-		b.late.Add(f.name+": "+l.kind, l.promised.String(), fmt.Sprint(len(l.late)), short(l.late, 0.5), short(l.late, 0.99), short(l.late, 1),
-			rig.Short(f.limit(l)), short(l.byClient, 0.99), fmt.Sprint(l.never), fmt.Sprint(wrong))
+		b.late.Add(f.name+": "+l.kind, l.promised.String(), fmt.Sprint(l.told),
+			short(l.late, 0.5), short(l.late, 0.99), short(l.late, 1), rig.Short(f.limit(l)),
+			short(l.byClient, 0.99), fmt.Sprint(l.never), fmt.Sprint(wrong))
 	}
-	row := []string{f.name, "-", "-", "-", "-", "-", "-", "-", fmt.Sprintf("%.0f %%", 100*f.waited.Seconds()/f.since.Seconds())}
+	row := []string{f.name, "-", "-", "-", "-", "-", "-", "-",
+		fmt.Sprintf("%.0f %%", 100*f.cpu.worst(f.since).Seconds()/f.since.Seconds())}
 	if f.load.Messages > 0 {
 		row[1] = rig.Count(f.load.Rate())
 		row[2], row[3] = rig.Short(f.load.Latency.Quantile(0.5)), rig.Short(f.load.Latency.Quantile(0.99))
@@ -173,31 +170,4 @@ func (b *deadlineBook) String() string {
 	fmt.Fprintln(&out)
 	b.loops.Print(&out)
 	return out.String()
-}
-
-// waitedForCPU returns for how long each thread of a process has waited for a CPU so far, by the thread.
-func waitedForCPU(t testing.TB, pid int) map[string]time.Duration {
-	t.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	require.NoError(t, err)
-	all := map[string]time.Duration{}
-	for _, name := range files {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			continue // the thread has ended
-		}
-		var ran, waited int64
-		if _, err := fmt.Sscan(strings.TrimSpace(string(b)), &ran, &waited); err == nil {
-			all[name] = time.Duration(waited)
-		}
-	}
-	return all
-}
-
-// longestWait returns the longest that a thread has waited between two looks.
-func longestWait(before, after map[string]time.Duration) (longest time.Duration) {
-	for name, d := range after {
-		longest = max(longest, d-before[name])
-	}
-	return longest
 }

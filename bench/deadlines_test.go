@@ -22,27 +22,37 @@ import (
 
 var (
 	deadlinesClients = flag.String("deadlines.clients", "300",
-		"busy clients in TestDeadlines, one message outstanding on each; several numbers: one after the other")
-	deadlinesHandler = flag.String("deadlines.handler", "20us", "how long the Handler is busy with a message; a list likewise")
-	deadlinesIdle    = flag.Int("deadlines.idle", 300, "idle clients beside a flood")
-	deadlinesFlood   = flag.Int("deadlines.flood", 8, "clients that flood with empty frames; if zero, there is no flood")
+		"busy clients in TestDeadlines, one message outstanding on each; a list: one after the other")
+	deadlinesHandler = flag.String("deadlines.handler", "20us",
+		"how long the Handler is busy with a message; a list likewise")
+	deadlinesIdle  = flag.Int("deadlines.idle", 300, "idle clients beside a flood")
+	deadlinesFlood = flag.Int("deadlines.flood", 8,
+		"clients that flood with empty frames; if zero, there is no flood")
 	deadlinesProbes  = flag.Int("deadlines.probes", 8, "clients of each kind that a deadline is for")
 	deadlinesTimeout = flag.Duration("deadlines.timeout", 1500*time.Millisecond,
 		"Policy.Timeout; Interval is a third of it, the other timeouts two thirds, Tick 50 ms")
-	deadlinesDefault = flag.Bool("deadlines.defaults", false, "instead of -deadlines.timeout, all deadlines are those of a zero Config")
-	deadlinesWait    = flag.Duration("deadlines.wait", 3*time.Second, "how late a deadline may be told before it counts as never told")
-	deadlinesStop    = flag.Duration("deadlines.stop", time.Second, "for how long the server is stopped at the end")
+	deadlinesDefault = flag.Bool("deadlines.defaults", false,
+		"instead of -deadlines.timeout, all deadlines are those of a zero Config")
+	deadlinesWait = flag.Duration("deadlines.wait", 3*time.Second,
+		"how late a deadline may be told before it counts as never told")
+	deadlinesStop = flag.Duration("deadlines.stop", time.Second,
+		"for how long the server is stopped (SIGSTOP) at the end; less than 10 s, the patience of the load")
 )
 
-// TestDeadlines has one loop serve many clients that keep it busy, or a few that flood it, and has timers, and
-// clients that fall silent in each way that there is a deadline for, beside them. It prints by how much each
-// deadline is told late. The 99th percentile may be two ticks and 5 % of the deadline; beside a flood one
-// round of the loop more, as LoopStats.LagWorst has it.
+// TestDeadlines has one loop serve clients that keep it busy, or few that flood it. Beside them are
+// timers, and clients that fall silent in each way that there is a deadline for. It prints by how much
+// each deadline is told late. The 99th percentile may be two ticks and 5 % of the deadline; beside a
+// flood one round of the loop more, as LoopStats.LagWorst has it. At the end the server is stopped for
+// a while, which must end no client.
 //
-// "late" is counted from what the server has heard last, "by the client" from what the client has done
-// last: it includes the time until the loop has read that.
+// "late" counts from what the server has heard last, "by the client" from what the client has done
+// last: that includes the time until the loop has read it. "waited for a CPU" is the share of the time
+// for which a thread of the server did; where it is large the machine, not the server, may be late.
 //
-//	go test ./bench -run TestDeadlines -v -timeout 30m -deadlines.clients 1000,8000,15000 -deadlines.handler 0,20us,100us -deadlines.idle 9500 -deadlines.flood 40 -deadlines.probes 40 -deadlines.timeout 6s -deadlines.wait 10s -deadlines.stop 6s
+//	go test ./bench -run TestDeadlines -v -timeout 30m \
+//		-deadlines.clients 1000,8000,15000 -deadlines.handler 0,20us,100us \
+//		-deadlines.idle 9500 -deadlines.flood 40 -deadlines.probes 40 \
+//		-deadlines.timeout 6s -deadlines.wait 10s -deadlines.stop 6s
 func TestDeadlines(t *testing.T) {
 	p := promised(*deadlinesTimeout)
 	if *deadlinesDefault {
@@ -69,19 +79,26 @@ func TestDeadlines(t *testing.T) {
 	var book deadlineBook
 	for _, s := range all {
 		t.Run(s.name, func(t *testing.T) {
+			busy := ""
 			for attempt := 1; ; attempt++ {
 				found := s.run(t)
-				failures, excuse := found.judge()
-				if excuse != "" && attempt < deadlineAttempts {
-					t.Logf("attempt %d is repeated: %s", attempt, excuse)
+				wrong, late, excuse := found.judge()
+				if busy == "" {
+					busy = excuse
+				}
+				if len(wrong) == 0 && len(late) > 0 && attempt < deadlineAttempts {
+					t.Logf("attempt %d is repeated: %s", attempt, strings.Join(late, "; "))
 					continue
 				}
 				book.enter(found)
-				for _, f := range failures {
+				for _, f := range wrong {
 					assert.Fail(t, f)
 				}
-				if len(failures) == 0 && excuse != "" {
-					t.Skip(excuse)
+				if len(late) > 0 && len(wrong) == 0 && busy != "" {
+					t.Skip(busy)
+				}
+				for _, f := range late {
+					assert.Fail(t, f)
 				}
 				return
 			}
@@ -92,7 +109,8 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
-// deadlineAttempts is how often a scene is played if the machine is too busy to tell.
+// deadlineAttempts is how often a scene is played if something is late: a machine that is busy with
+// other work makes a server late, too. What is never told, or told otherwise, is not played again.
 const deadlineAttempts = 3
 
 // A deadlineScene is one load and the probes beside it.
@@ -110,7 +128,7 @@ type deadlinesFound struct {
 	probes  []probe
 	load    load.Result
 	since   time.Duration // for which the server had been watched when it was asked
-	waited  time.Duration // of it, a thread of the server waited for a CPU
+	cpu     *cpuWaits     // in that time
 	before  loopFigures   // when the load was under way
 	stopped loopFigures   // after the stop
 	lost    []string      // clients that were ended and should not have been
@@ -127,7 +145,8 @@ func (s deadlineScene) run(t *testing.T) deadlinesFound {
 	clients, err := rig.StartLoad(1, nil)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, clients.Stop()) }()
-	o := load.Options{Addr: srv.Addr(), Conns: s.clients, Message: frame(codec.Data, make([]byte, 64)), Pongs: true}
+	message := frame(codec.Data, make([]byte, 64))
+	o := load.Options{Addr: srv.Addr(), Conns: s.clients, Message: message, Pongs: true}
 	require.NoError(t, clients.Open(o))
 	_, err = clients.Run(load.Round{Messages: s.clients})
 	require.NoError(t, err)
@@ -163,7 +182,8 @@ func (s deadlineScene) run(t *testing.T) deadlinesFound {
 	}
 	time.Sleep(s.Timeout / 5) // so that it is under way
 	found.before = askDeadlines(t, srv, "[]").Loop
-	begun, before := time.Now(), waitedForCPU(t, srv.PID())
+	begun := time.Now()
+	found.cpu = watchCPUWaits(srv.PID())
 	probes := spawn(t, role(t, "probes", srv.Addr(), strconv.Itoa(*deadlinesProbes), spread.String(),
 		deadlinesWait.String()), &found.probes)
 	defer probes.leave(t)
@@ -175,7 +195,8 @@ func (s deadlineScene) run(t *testing.T) deadlinesFound {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	found.since, found.waited = time.Since(begun), longestWait(before, waitedForCPU(t, srv.PID()))
+	found.since = time.Since(begun)
+	found.cpu.stop()
 
 	require.NoError(t, syscall.Kill(srv.PID(), syscall.SIGSTOP))
 	time.Sleep(*deadlinesStop)

@@ -4,6 +4,7 @@
 //	go test ./bench -run '^$' -bench .       benchmarks
 //	go run ./bench/compare                   the library next to what it is built upon
 //	go run ./bench/compare -against v1.2.0   next to itself as it was at another revision, too
+//	go test ./bench -run TestDeadlines -v    by how much deadlines are late under load, and what they may be
 //	go run ./bench/plots                     drawings over the number of connections and loops
 //	cd bench/peers && go run .               next to other frameworks; go run ./timers for timers
 package bench
