@@ -7,7 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
 )
 
 // cpuWaits are for how long each thread of a process has waited for a CPU, as time went by.
@@ -74,4 +77,31 @@ func (w *cpuWaits) worst(length time.Duration) (worst time.Duration) {
 		}
 	}
 	return min(worst, length)
+}
+
+// A thread that waits steadily, for half of the time, excuses half of a lateness; one that waits all at
+// once excuses as much as that.
+func TestCPUWaits(t *testing.T) {
+	steady, once := make([]cpuWait, 100), make([]cpuWait, 100)
+	for i := range steady {
+		at := time.Duration(i) * cpuWaitGrain
+		steady[i] = cpuWait{at, at / 2}
+		once[i] = cpuWait{at, 0}
+		if i >= 50 {
+			once[i].waited = 3 * cpuWaitGrain
+		}
+	}
+	w := &cpuWaits{seen: map[string][]cpuWait{"steady": steady}}
+	assert.Equal(t, 6*cpuWaitGrain, w.worst(10*cpuWaitGrain), "two looks more than it lasted")
+	assert.Equal(t, 99*cpuWaitGrain/2, w.worst(time.Minute))
+	w.seen["once"] = once
+	assert.Equal(t, 2*cpuWaitGrain, w.worst(2*cpuWaitGrain), "no more than it lasted")
+	assert.Equal(t, 3*cpuWaitGrain, w.worst(4*cpuWaitGrain))
+
+	w = watchCPUWaits(os.Getpid())
+	time.Sleep(3 * cpuWaitGrain)
+	w.stop()
+	if len(w.seen) == 0 {
+		t.Skip("this kernel does not tell how long a thread waited for a CPU (CONFIG_SCHEDSTATS)")
+	}
 }
