@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -34,10 +35,9 @@ var probeKinds = []string{probeMute, probeFrozen, probeHalf, probeSlow, probeTim
 // A probe is one such client, as its process tells of it.
 type probe struct {
 	Kind  string
-	Port  uint16 // its own
-	Acted int64  // when it last did something, in nanoseconds since 1970
-	Echo  time.Duration
-	Err   string // it did not get so far
+	Addr  netip.AddrPort // its own
+	Acted int64          // when it last did something, in nanoseconds since 1970
+	Err   string         // it did not get so far
 }
 
 // probesRole is a process of probes: address, number of each kind, the time over which they come, and
@@ -89,7 +89,7 @@ func (p *probe) act(addr string, wait time.Duration) (net.Conn, error) {
 		return nil, err
 	}
 	p.Acted = time.Now().UnixNano()
-	p.Port = nc.LocalAddr().(*net.TCPAddr).AddrPort().Port()
+	p.Addr = nc.LocalAddr().(*net.TCPAddr).AddrPort()
 	var says []byte
 	switch p.Kind {
 	case probeMute:
@@ -124,7 +124,6 @@ func (p *probe) act(addr string, wait time.Duration) (net.Conn, error) {
 			break
 		}
 	}
-	p.Echo = time.Since(begun)
 	if p.Kind == probeTimers {
 		_ = nc.SetReadDeadline(time.Time{})
 		go pong(nc, in)

@@ -5,6 +5,7 @@ package bench
 import (
 	"encoding/json"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -71,10 +72,10 @@ type observed struct {
 	Detail string
 }
 
-// A deadlinesAnswer is what the role answers to "told" and a list of ports.
+// A deadlinesAnswer is what the role answers to "told" and a list of clients' addresses.
 type deadlinesAnswer struct {
-	Probes  map[uint16]observed // by port, of those in the list
-	Others  map[string]int      // ends of all others, by what was told
+	Probes  map[netip.AddrPort]observed // by address, of those in the list
+	Others  map[string]int              // ends of all others, by what was told
 	Timers  map[time.Duration][]time.Duration
 	Pending map[time.Duration][]time.Duration // timers that have not fired and are late, and by how much so far
 	Loop    loopFigures
@@ -85,7 +86,7 @@ type deadlines struct {
 	promises
 
 	mu      sync.Mutex // guards the rest
-	seen    map[uint16]*observed
+	seen    map[netip.AddrPort]*observed
 	late    map[time.Duration][]time.Duration
 	pending map[*pendingTimer]struct{}
 }
@@ -98,11 +99,11 @@ type pendingTimer struct {
 func (h *deadlines) note(s *server.Session, f func(*observed)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	port := s.RemoteAddr().Port()
-	if h.seen[port] == nil {
-		h.seen[port] = &observed{}
+	addr := s.RemoteAddr()
+	if h.seen[addr] == nil {
+		h.seen[addr] = &observed{}
 	}
-	f(h.seen[port])
+	f(h.seen[addr])
 }
 
 func (h *deadlines) OnOpen(s *server.Session) error {
@@ -175,21 +176,21 @@ func (h *deadlines) timer(s *server.Session, d time.Duration) {
 }
 
 func (h *deadlines) answer(srv *server.Server, arg string) string {
-	var ports []uint16
-	fatal(json.Unmarshal([]byte(arg), &ports))
+	var probes []netip.AddrPort
+	fatal(json.Unmarshal([]byte(arg), &probes))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	a := deadlinesAnswer{
-		Probes: map[uint16]observed{}, Others: map[string]int{},
+		Probes: map[netip.AddrPort]observed{}, Others: map[string]int{},
 		Timers: h.late, Pending: map[time.Duration][]time.Duration{}, Loop: figuresOf(srv),
 	}
-	for _, port := range ports {
-		if g := h.seen[port]; g != nil {
-			a.Probes[port] = *g
+	for _, addr := range probes {
+		if g := h.seen[addr]; g != nil {
+			a.Probes[addr] = *g
 		}
 	}
-	for port, g := range h.seen {
-		if _, probe := a.Probes[port]; !probe && g.Closed != 0 {
+	for addr, g := range h.seen {
+		if _, probe := a.Probes[addr]; !probe && g.Closed != 0 {
 			a.Others[g.Detail]++
 		}
 	}
@@ -205,7 +206,7 @@ func (h *deadlines) answer(srv *server.Server, arg string) string {
 
 func serveDeadlines(args []string) {
 	h := &deadlines{
-		seen:    map[uint16]*observed{},
+		seen:    map[netip.AddrPort]*observed{},
 		late:    map[time.Duration][]time.Duration{},
 		pending: map[*pendingTimer]struct{}{},
 	}

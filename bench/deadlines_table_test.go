@@ -73,7 +73,7 @@ func (f *deadlinesFound) kinds() []*deadlineKind {
 			if p.Kind != k.kind {
 				continue
 			}
-			g := f.told.Probes[p.Port]
+			g := f.told.Probes[p.Addr]
 			if g.Closed == 0 {
 				l.never++
 				continue
@@ -86,6 +86,16 @@ func (f *deadlinesFound) kinds() []*deadlineKind {
 			}
 		}
 		all = append(all, l)
+	}
+	return all
+}
+
+// opening returns how long it took from a probe's connect to its OnOpen: no deadline is for that.
+func (f *deadlinesFound) opening() (all []time.Duration) {
+	for _, p := range f.probes {
+		if g := f.told.Probes[p.Addr]; p.Kind == probeMute && g.Opened != 0 {
+			all = append(all, time.Duration(g.Opened-p.Acted))
+		}
 	}
 	return all
 }
@@ -134,8 +144,8 @@ type deadlineBook struct{ late, loops rig.Table }
 func (b *deadlineBook) enter(f deadlinesFound) {
 	b.late.Head = []string{"scene, deadline", "promised", "told", "late: p50", "p99", "max", "p99 may be",
 		"by the client: p99", "never told", "told otherwise"}
-	b.loops.Head = []string{"scene", "echoes/s", "p50", "p99", "longest round", "wheel's share", "longest sweep",
-		fmt.Sprintf("after a stop of %v", *deadlinesStop), "waited for a CPU"}
+	b.loops.Head = []string{"scene", "echoes/s", "p50", "p99", "connect to OnOpen: p50", "p99", "longest round",
+		"wheel's share", "longest sweep", fmt.Sprintf("after a stop of %v", *deadlinesStop), "waited for a CPU"}
 	short := func(d []time.Duration, q float64) string {
 		if len(d) == 0 {
 			return "-"
@@ -151,15 +161,16 @@ func (b *deadlineBook) enter(f deadlinesFound) {
 			short(l.late, 0.5), short(l.late, 0.99), short(l.late, 1), rig.Short(f.limit(l)),
 			short(l.byClient, 0.99), fmt.Sprint(l.never), fmt.Sprint(wrong))
 	}
-	row := []string{f.name, "-", "-", "-", "-", "-", "-", "-",
+	opening := f.opening()
+	row := []string{f.name, "-", "-", "-", short(opening, 0.5), short(opening, 0.99), "-", "-", "-", "-",
 		fmt.Sprintf("%.0f %%", 100*f.cpu.worst(f.since).Seconds()/f.since.Seconds())}
 	if f.load.Messages > 0 {
 		row[1] = rig.Count(f.load.Rate())
 		row[2], row[3] = rig.Short(f.load.Latency.Quantile(0.5)), rig.Short(f.load.Latency.Quantile(0.99))
 	}
 	if l := f.told.Loop; l.Known {
-		row[4], row[6], row[7] = rig.Short(l.LagWorst), rig.Short(l.SweepLongest), rig.Short(f.stopped.SweepLongest)
-		row[5] = fmt.Sprintf("%.2f %%", 100*(l.Sweeping-f.before.Sweeping).Seconds()/f.since.Seconds())
+		row[6], row[8], row[9] = rig.Short(l.LagWorst), rig.Short(l.SweepLongest), rig.Short(f.stopped.SweepLongest)
+		row[7] = fmt.Sprintf("%.2f %%", 100*(l.Sweeping-f.before.Sweeping).Seconds()/f.since.Seconds())
 	}
 	b.loops.Add(row...)
 }

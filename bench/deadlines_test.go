@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"syscall"
@@ -146,10 +147,10 @@ func (s deadlineScene) run(t *testing.T) deadlinesFound {
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, clients.Stop()) }()
 	message := frame(codec.Data, make([]byte, 64))
-	o := load.Options{Addr: srv.Addr(), Conns: s.clients, Message: message, Pongs: true}
+	o := load.Options{Addr: srv.Addr(), Conns: s.clients, Message: message, Pongs: true, Sources: 4}
 	require.NoError(t, clients.Open(o))
 	_, err = clients.Run(load.Round{Messages: s.clients})
-	require.NoError(t, err)
+	require.NoError(t, err, "a longer -deadlines.timeout gives so many clients the time to come")
 	if s.flood > 0 {
 		flood := spawn(t, role(t, "empties", srv.Addr(), strconv.Itoa(s.flood)), nil)
 		defer flood.leave(t)
@@ -187,9 +188,9 @@ func (s deadlineScene) run(t *testing.T) deadlinesFound {
 	probes := spawn(t, role(t, "probes", srv.Addr(), strconv.Itoa(*deadlinesProbes), spread.String(),
 		deadlinesWait.String()), &found.probes)
 	defer probes.leave(t)
-	ports := portsOf(found.probes)
+	addrs := addrsOf(found.probes)
 	for end := time.Now().Add(longest + *deadlinesWait); ; {
-		found.told = askDeadlines(t, srv, ports)
+		found.told = askDeadlines(t, srv, addrs)
 		if found.allTold() && time.Since(begun) > longest || time.Now().After(end) {
 			break
 		}
@@ -208,7 +209,7 @@ func (s deadlineScene) run(t *testing.T) deadlinesFound {
 			found.lost = append(found.lost, err.Error())
 		}
 	}
-	last := askDeadlines(t, srv, ports)
+	last := askDeadlines(t, srv, addrs)
 	found.stopped = last.Loop
 	for told, n := range last.Others {
 		found.lost = append(found.lost, fmt.Sprintf("%d times %s", n, told))
@@ -221,20 +222,20 @@ func (s deadlineScene) run(t *testing.T) deadlinesFound {
 	return found
 }
 
-func askDeadlines(t *testing.T, srv *rig.Process, ports string) (a deadlinesAnswer) {
+func askDeadlines(t *testing.T, srv *rig.Process, addrs string) (a deadlinesAnswer) {
 	t.Helper()
-	answer, err := srv.Ask("told " + ports)
+	answer, err := srv.Ask("told " + addrs)
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal([]byte(answer), &a), answer)
 	return a
 }
 
-func portsOf(probes []probe) string {
-	ports := make([]uint16, len(probes))
+func addrsOf(probes []probe) string {
+	addrs := make([]netip.AddrPort, len(probes))
 	for i, p := range probes {
-		ports[i] = p.Port
+		addrs[i] = p.Addr
 	}
-	b, err := json.Marshal(ports)
+	b, err := json.Marshal(addrs)
 	fatal(err)
 	return string(b)
 }
@@ -242,7 +243,7 @@ func portsOf(probes []probe) string {
 // allTold reports whether all has been told that is due in the end.
 func (f *deadlinesFound) allTold() bool {
 	for _, p := range f.probes {
-		if g := f.told.Probes[p.Port]; g.Closed == 0 && p.Kind != probeTimers {
+		if g := f.told.Probes[p.Addr]; g.Closed == 0 && p.Kind != probeTimers {
 			return false
 		}
 	}
