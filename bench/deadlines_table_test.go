@@ -114,19 +114,25 @@ func slowReasons(p promises) []server.Reason {
 func (f *deadlinesFound) judge() (wrong, late []string, excuse string) {
 	machine := true
 	for _, l := range f.kinds() {
-		if l.never > 0 {
-			wrong = append(wrong, fmt.Sprintf("%s, %s: %d were not told within %v of when they were due",
-				f.name, l.kind, l.never, *deadlinesWait))
-		}
 		for told, n := range l.wrong {
 			wrong = append(wrong, fmt.Sprintf("%s, %s: %d were told %s", f.name, l.kind, n, told))
 		}
-		if p99, limit := lateAt(l.late, 0.99), f.limit(l); p99 > limit {
-			waited := f.cpu.worst(p99)
-			late = append(late, fmt.Sprintf(
-				"%s, %s, promised %v: p99 %v late, more than %v; in such a time a thread waited for a CPU for %v at most",
-				f.name, l.kind, l.promised, rig.Short(p99), rig.Short(limit), rig.Short(waited)))
-			machine = machine && p99-waited <= limit
+		by, what := lateAt(l.late, 0.99), "p99"
+		if l.never > 0 {
+			by, what = *deadlinesWait, fmt.Sprintf("%d not told that were", l.never)
+		}
+		limit, waited := f.limit(l), f.cpu.worst(by)
+		if by <= limit {
+			continue
+		}
+		text := fmt.Sprintf(
+			"%s, %s, promised %v: %s %v late, more than %v; in such a time a thread waited for a CPU for %v at most",
+			f.name, l.kind, l.promised, what, rig.Short(by), rig.Short(limit), rig.Short(waited))
+		if l.never > 0 && by-waited > limit {
+			wrong = append(wrong, text)
+		} else {
+			late = append(late, text)
+			machine = machine && by-waited <= limit
 		}
 	}
 	for _, lost := range f.lost {
