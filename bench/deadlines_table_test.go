@@ -168,16 +168,16 @@ func (b *deadlineBook) enter(f deadlinesFound) {
 			short(l.byClient, 0.99), fmt.Sprint(l.never), fmt.Sprint(wrong))
 	}
 	opening := f.opening()
-	row := []string{f.name, "-", "-", "-", short(opening, 0.5), short(opening, 0.99), "-", "-", "-", "-",
-		fmt.Sprintf("%.0f %%", 100*f.cpu.worst(f.since).Seconds()/f.since.Seconds())}
+	row := []string{f.name, "-", "-", "-", short(opening, 0.5), short(opening, 0.99)}
 	if f.load.Messages > 0 {
 		row[1] = rig.Count(f.load.Rate())
 		row[2], row[3] = rig.Short(f.load.Latency.Quantile(0.5)), rig.Short(f.load.Latency.Quantile(0.99))
 	}
-	if l := f.told.Loop; l.Known {
-		row[6], row[8], row[9] = rig.Short(l.LagWorst), rig.Short(l.SweepLongest), rig.Short(f.stopped.SweepLongest)
-		row[7] = fmt.Sprintf("%.2f %%", 100*(l.Sweeping-f.before.Sweeping).Seconds()/f.since.Seconds())
+	l, share := f.told.Loop, func(d time.Duration) string {
+		return fmt.Sprintf("%.1f %%", 100*d.Seconds()/f.since.Seconds())
 	}
+	row = append(row, rig.Short(l.LagWorst), share(l.Sweeping-f.before.Sweeping),
+		rig.Short(l.SweepLongest), rig.Short(f.stopped.SweepLongest), share(f.cpu.worst(f.since)))
 	b.loops.Add(row...)
 }
 
