@@ -22,12 +22,12 @@ import (
 )
 
 var (
-	deadlinesClients = flag.String("deadlines.clients", "300",
+	deadlinesClients = flag.String("deadlines.clients", "1000",
 		"busy clients in TestDeadlines, one message outstanding on each; a list: one after the other")
-	deadlinesHandler = flag.String("deadlines.handler", "20us",
+	deadlinesHandler = flag.String("deadlines.handler", "100us",
 		"how long the Handler is busy with a message; a list likewise")
-	deadlinesIdle  = flag.Int("deadlines.idle", 300, "idle clients beside a flood")
-	deadlinesFlood = flag.Int("deadlines.flood", 8,
+	deadlinesIdle  = flag.Int("deadlines.idle", 2000, "idle clients beside a flood")
+	deadlinesFlood = flag.Int("deadlines.flood", 20,
 		"clients that flood with empty frames; if zero, there is no flood")
 	deadlinesProbes  = flag.Int("deadlines.probes", 8, "clients of each kind that a deadline is for")
 	deadlinesTimeout = flag.Duration("deadlines.timeout", 1500*time.Millisecond,
