@@ -98,18 +98,9 @@ func runEcho(at place) error {
 	t.Print(os.Stdout)
 	fmt.Println("\nWhere the load is busy for the whole time (1.00 of its cores), it may be what limits a ratio. gnet is the better of two: GOMAXPROCS = loops, or one more.")
 	if older != nil {
-		fmt.Printf("All rounds of all cells: pulsewheel : %s %v, the same of CPU for one %v.\n",
-			older.name, rig.Ratio(now.rates, then.rates), rig.Ratio(now.cost, then.cost))
+		printAllCells(now, then)
 	}
 	return nil
-}
-
-// both are a server's figures of the rounds of all cells.
-type both struct{ rates, cost []float64 }
-
-func (b *both) add(r *rig.Row) {
-	b.rates = append(b.rates, r.Rates()...)
-	b.cost = append(b.cost, r.PerMessage()...)
 }
 
 // contendersFor are the contenders with a cell's load.

@@ -4,6 +4,8 @@
 //	go run ./bench/compare -cells all -loops 1,all     every cell: an hour or so
 //	go run ./bench/compare -only echo -cells 100x1x64  one
 //	go run ./bench/compare -against v1.2.0             next to the library as it was at that revision, too
+//	go run ./bench/compare -against v1.2.0 -only older -rounds 100
+//	                                                   these two alone, which makes the ratio more precise
 //
 // With -against the revision is checked out into a temporary git worktree and built there, and its
 // server is one more candidate in every part. The worktree is removed as soon as it is built; nothing
@@ -31,7 +33,8 @@ import (
 )
 
 var (
-	only     = flag.String("only", "", "parts to run, of "+strings.Join(names(), ",")+"; if empty, all")
+	only = flag.String("only", "", "parts to run, of "+strings.Join(names(), ",")+"; if empty, all of these; or "+partOlder+
+		": echo by this tree and the revision of -against alone")
 	rounds   = flag.Int("rounds", 20, "how often each server is measured")
 	counted  = flag.Duration("for", 300*time.Millisecond, "how long a round counts, after 50 ms to warm up")
 	seed     = flag.Uint64("seed", 0, "of the order in each round; if zero, one is chosen")
@@ -57,6 +60,10 @@ var parts []part
 // names are known before flags are read.
 func names() []string { return []string{"echo", "latency", "accept", "broadcast", "sends", "idle"} }
 
+// partOlder is the part that measures nothing but this tree and the revision of -against: it runs only
+// if it is named, since the others tell that, too.
+const partOlder = "older"
+
 func main() {
 	servers.Register()
 	rig.Main()
@@ -67,6 +74,7 @@ func main() {
 		{"broadcast", planBroadcast, runBroadcast},
 		{"sends", planSends, runSends},
 		{"idle", planIdle, runIdle},
+		{partOlder, planOlder, runOlder},
 	}
 	flag.Parse()
 	if err := compare(); err != nil {
@@ -87,7 +95,10 @@ func compare() error {
 		wanted = strings.Split(*only, ",")
 	}
 	for _, w := range wanted {
-		if !slices.Contains(names(), w) {
+		if w == partOlder && *against == "" {
+			return fmt.Errorf("-only: the part %s needs -against", w)
+		}
+		if !slices.Contains(names(), w) && w != partOlder {
 			return fmt.Errorf("-only: no part %q", w)
 		}
 	}
