@@ -13,6 +13,7 @@ import (
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/internal/netlab"
 	"github.com/pulsewheel/pulsewheel/server"
 )
@@ -50,7 +51,7 @@ type scene struct {
 
 // A line is what a scene is played on.
 type line struct {
-	t   *testing.T
+	t   *busy.T
 	lab *netlab.Lab
 	h   *recorder
 	c   *client
@@ -88,8 +89,8 @@ func oneWay(l *line) error {
 	return l.ip("neigh", "replace", "10.77.1.2", "lladdr", "02:00:00:00:00:01", "dev", "toclient1", "nud", "permanent")
 }
 
-// play plays sc once, and says by what it was late, if it was.
-func (sc scene) play(t *testing.T) (late string) {
+// play plays sc once.
+func (sc scene) play(t *busy.T) {
 	lab, err := netlab.New(1)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, lab.Close()) })
@@ -123,50 +124,48 @@ func (sc scene) play(t *testing.T) (late string) {
 		go push(l.s, sc.size, sc.every)
 	}
 	time.Sleep(sc.settle)
-	held := watchHeldUp()
-	defer held.stop()
-	at := time.Now()
 	require.NoError(t, sc.act(l))
-	e := l.h.nextClose(t)
-	return sc.judge(l, cfg, at, e, held.total())
+	sc.judge(l, cfg, time.Now(), l.h.nextClose(t))
 }
 
-// judge holds what was told against the truth.
-func (sc scene) judge(l *line, cfg server.Config, act time.Time, e ending, held time.Duration) (late string) {
+// judge holds what was told since the act against the truth. The reason must be right whatever the machine does.
+func (sc scene) judge(l *line, cfg server.Config, act time.Time, e ending) {
 	t, ti := l.t, e.end.Record.TCP
+	quiet := t.IfQuiet(held)
 	took := e.at.Sub(act)
 	l.mu.Lock()
 	suspects := slices.DeleteFunc(slices.Clone(l.suspects), func(s suspected) bool { return s.at.Before(act) })
 	l.mu.Unlock()
 	l.h.mu.Lock()
 	recovers := slices.DeleteFunc(slices.Clone(l.h.recovers[l.s.ID()]), func(at time.Time) bool {
-		return at.Before(act.Add(100 * time.Millisecond)) // what was on its way
+		return at.Before(act.Add(200 * time.Millisecond)) // what was on its way
 	})
 	l.h.mu.Unlock()
 	t.Logf("%s: %v after %v, suspect %v: %v", sc.name, e.end.Reason, took.Round(time.Millisecond), since(suspects, act), e.end)
 	assert.Contains(t, sc.truth, e.end.Reason, "%s: %v; %v; %+v", sc.name, e.end, e.end.Record, ti)
-	assert.LessOrEqual(t, len(suspects), 1, "%s: it flaps: %v", sc.name, since(suspects, act))
-	assert.Empty(t, recovers, "%s: it recovers, and nothing was acknowledged", sc.name)
+	assert.LessOrEqual(quiet, len(suspects), 1, "%s: it flaps: %v", sc.name, since(suspects, act))
+	assert.Empty(quiet, recovers, "%s: it recovers, and nothing was acknowledged", sc.name)
 	if !sc.sudden {
-		assert.NotEmpty(t, suspects, "%s: it was never suspect", sc.name)
+		assert.NotEmpty(quiet, suspects, "%s: it was never suspect", sc.name)
 	}
 	within := sc.within
 	if within == 0 {
 		within = cfg.Policy.Timeout + 2*cfg.Tick + jiffy
 	}
-	if took > within+slack+held {
-		late = fmt.Sprintf("OnClose came after %v, not %v", took, within)
+	t.NotLater(act, e.at, within+slack, "%s: OnClose", sc.name)
+	if len(suspects) == 0 {
+		return
 	}
-	if sc.byPath && len(suspects) > 0 {
-		assert.Equal(t, server.SuspectPath, suspects[0].why, sc.name)
+	if sc.byPath {
+		assert.Equal(quiet, server.SuspectPath, suspects[0].why, sc.name)
 	}
-	if sc.warned > 0 && len(suspects) > 0 {
-		if d := suspects[0].at.Sub(act); d > sc.warned+held {
-			late = fmt.Sprintf("OnSuspect came after %v, not %v", d, sc.warned)
-		}
+	if sc.warned > 0 {
+		t.NotLater(act, suspects[0].at, sc.warned, "%s: OnSuspect", sc.name)
 	}
-	return late
 }
+
+// held is for how long the machine may hold a test up that makes claims about how often the application is told something.
+const held = 300 * time.Millisecond
 
 // since writes suspicions as times from act.
 func since(all []suspected, act time.Time) (s []string) {
@@ -193,40 +192,18 @@ func (c *client) talk(every time.Duration) {
 	}
 }
 
-// playAll plays all scenes at the same time: they mostly wait. What is told must be true each time; what was late is played up to
-// twice more, because the machine may have been late.
-func playAll(t *testing.T, scenes []scene) {
+// playAll plays all scenes at the same time: they mostly wait.
+func playAll(t *busy.T, scenes []scene) {
 	lab, err := netlab.New(0)
 	if err != nil {
 		t.Skip(err)
 	}
 	require.NoError(t, lab.Close())
-	held := watchHeldUp()
-	defer held.stop()
-	for round := range 3 {
-		late := make([]string, len(scenes))
-		var playing sync.WaitGroup
-		for i, sc := range scenes {
-			playing.Go(func() { late[i] = sc.play(t) }) // what fails here is waited for all the same
-		}
-		playing.Wait()
-		var again []scene
-		for i, sc := range scenes {
-			if late[i] != "" {
-				again = append(again, sc)
-				t.Logf("%s: late, in round %d: %s", sc.name, round, late[i])
-			}
-		}
-		if scenes = again; len(scenes) == 0 || t.Failed() {
-			return
-		}
-	}
-	if held.total() > 200*time.Millisecond {
-		t.Skipf("%d scenes were late three times, the last %s; the machine held this process up by %v", len(scenes), scenes[0].name, held.total())
-	}
+	var playing sync.WaitGroup
 	for _, sc := range scenes {
-		assert.Fail(t, "late three times", sc.name)
+		playing.Go(func() { sc.play(t) }) // what fails here is waited for all the same
 	}
+	playing.Wait()
 }
 
 var dead = []server.Reason{server.PathDead}
@@ -236,7 +213,9 @@ const soon = time.Second
 
 // A cable that is pulled is told as that, whatever was going on: at which rate the server sends, whether the client was within a
 // frame, or before its first, and whether its window was closed.
-func TestPathCut(t *testing.T) {
+func TestPathCut(t *testing.T) { busy.Try(t, testPathCut) }
+
+func testPathCut(t *busy.T) {
 	t.Parallel()
 	small := func(c *server.Config) { c.BacklogMax = 128 << 10 }
 	patient := func(c *server.Config) { c.WriteTimeout = 20 * time.Second }
@@ -259,7 +238,7 @@ func TestPathCut(t *testing.T) {
 			truth: []server.Reason{server.PathDead, server.HeartbeatLost}},
 		{name: "within a frame", settle: 300 * time.Millisecond, act: withinFrame},
 		{name: "within a frame, streamed to", settle: 300 * time.Millisecond, size: 100, every: 50 * time.Millisecond,
-			warned: soon + 200*time.Millisecond, act: withinFrame},
+			warned: soon, act: withinFrame},
 		{name: "before the first frame", settle: 300 * time.Millisecond, mute: true},
 		{name: "before the first frame, streamed to", settle: 300 * time.Millisecond, mute: true, size: 100,
 			every: 50 * time.Millisecond, warned: soon},
@@ -284,7 +263,9 @@ func TestPathCut(t *testing.T) {
 
 // What the server sends gets lost, what the client sends arrives: until the client's kernel, which hears of no acknowledgement,
 // sends nothing new any more.
-func TestPathOneWay(t *testing.T) {
+func TestPathOneWay(t *testing.T) { busy.Try(t, testPathOneWay) }
+
+func testPathOneWay(t *busy.T) {
 	t.Parallel()
 	scenes := []scene{
 		{name: "talks and is streamed to", size: 100, every: 20 * time.Millisecond, talk: 20 * time.Millisecond, warned: 2 * soon},
@@ -310,7 +291,9 @@ func talkerTimeout() time.Duration {
 
 // Large packets get lost, on the way to the client, and nobody says so; small ones and acknowledgements arrive. So the client
 // is heard all the time, and takes nothing.
-func TestPathLosesLargePackets(t *testing.T) {
+func TestPathLosesLargePackets(t *testing.T) { busy.Try(t, testPathLosesLargePackets) }
+
+func testPathLosesLargePackets(t *busy.T) {
 	t.Parallel()
 	scenes := []scene{
 		{name: "streamed to", size: 1200, every: 50 * time.Millisecond},
@@ -337,7 +320,9 @@ func TestPathLosesLargePackets(t *testing.T) {
 }
 
 // What cannot even be sent is not acknowledged either.
-func TestPathOwnSide(t *testing.T) {
+func TestPathOwnSide(t *testing.T) { busy.Try(t, testPathOwnSide) }
+
+func testPathOwnSide(t *busy.T) {
 	t.Parallel()
 	var scenes []scene
 	for _, act := range []struct {

@@ -38,7 +38,7 @@ func TestPathCloseHandshake(t *testing.T) {
 			h := newRecorder()
 			ln, err := lab.Listen(0)
 			require.NoError(t, err)
-			l := &line{t: t, lab: lab, h: h}
+			l := &line{lab: lab, h: h}
 			l.c = dialFar(t, serveOn(t, h, brief(), ln), lab.Leg(0))
 			l.s = h.nextOpen(t)
 			if c.deaf {
