@@ -75,7 +75,7 @@ const awayGrain = 50 * time.Millisecond
 
 // TestLinksAway takes links of healthy clients away for less than the policy's Timeout, and prints
 // how many are there afterwards. Nobody may be blamed: it is the path that took nothing. And everybody lives
-// whose kernel has acknowledged something before Timeout. That is as much as can be promised: the server's
+// whose kernel has acknowledged something before Timeout, or who was heard again. That is as much as can be promised: the server's
 // kernel sends again 0.2, 0.6, 1.4, 3, 6.2, 12.6 s after the link went, and of a link that comes back between
 // the last of those and Timeout nothing can be known; path_dead is the truth then.
 //
@@ -95,6 +95,7 @@ func TestLinksAway(t *testing.T) {
 type awayCell struct {
 	live, acked int                   // acked: whose kernel acknowledged something before Timeout
 	wronged     int                   // those of acked that were ended all the same
+	ignored     int                   // those that were heard again, and ended
 	reasons     map[server.Reason]int // of those that were ended
 	idle        []time.Duration       // for how long they had been silent
 	back        []time.Duration       // from the link's return until something was heard again
@@ -217,10 +218,14 @@ func (cell *awayCell) count(c *pathClient, timeout time.Duration, mended time.Ti
 	}
 	cell.reasons[c.end.Reason]++
 	cell.idle = append(cell.idle, c.end.Record.Idle)
+	heard := !c.heard.IsZero()
 	if acked {
 		cell.wronged++
 	}
-	if cell.example == nil && (acked || pathBlames(c.end.Reason)) {
+	if heard {
+		cell.ignored++
+	}
+	if cell.example == nil && (acked || heard || pathBlames(c.end.Reason)) {
 		cell.example = c.end
 	}
 }
@@ -257,6 +262,7 @@ func (p awayPlan) print(b *strings.Builder, cells map[awayKey]*awayCell, options
 	each(fmt.Sprintf("live, of %d", *awayClients), func(c *awayCell) string { return number(c.live) })
 	each("whose kernel acknowledged something before Timeout", func(c *awayCell) string { return number(c.acked) })
 	each("those of them that were ended", func(c *awayCell) string { return number(c.wronged) })
+	each("heard again, and ended", func(c *awayCell) string { return number(c.ignored) })
 	each("told that it is the client's fault", func(c *awayCell) string { return number(c.blamed()) })
 	each("median s from the link's return until the living were heard", func(c *awayCell) string {
 		if len(c.back) == 0 {
@@ -292,9 +298,10 @@ func (p awayPlan) judge(t *testing.T, cells map[awayKey]*awayCell) {
 	var wrong []string
 	for key, c := range cells {
 		if c.example != nil {
-			wrong = append(wrong, fmt.Sprintf("away %v, %s%s: %d blamed, %d ended though acknowledged before Timeout, as this one: %s: %v, %+v",
+			wrong = append(wrong, fmt.Sprintf("away %v, %s%s: %d blamed, %d ended though acknowledged before Timeout, "+
+				"%d ended though heard again, as this one: %s: %v, %+v",
 				p.lengths[key.length], awayKinds[key.kind].name, strings.Repeat("+", key.option), c.blamed(), c.wronged,
-				c.example, c.example.Record, c.example.Record.TCP))
+				c.ignored, c.example, c.example.Record, c.example.Record.TCP))
 		}
 	}
 	slices.Sort(wrong)
