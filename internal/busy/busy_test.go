@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -124,24 +125,55 @@ func TestTry(t *testing.T) {
 	assert.Len(t, scenes, 20)
 }
 
-// What the machine has taken is counted: here by a process that is stopped.
+// What the machine has taken is counted.
 func TestWatch(t *testing.T) {
 	w := Start()
 	defer w.Stop()
 	begun := time.Now()
 	time.Sleep(10 * Doze)
-	quiet := w.Held()
-	assert.LessOrEqual(t, quiet, time.Since(begun), "no more than there was")
-	w.mu.Lock() // it cannot write, as if it had not been woken
-	time.Sleep(200 * time.Millisecond)
+	before := w.Held()
+	assert.LessOrEqual(t, before, time.Since(begun), "no more than there was")
+	w.mu.Lock() // it cannot count, as if it had not been woken
+	const away = 200 * time.Millisecond
+	time.Sleep(away)
 	w.mu.Unlock()
 	now := time.Now()
-	assert.GreaterOrEqual(t, w.Held(), 200*time.Millisecond-2*Doze)
-	assert.GreaterOrEqual(t, w.HeldBetween(now.Add(-100*time.Millisecond), now), 200*time.Millisecond-2*Doze)
-	assert.LessOrEqual(t, w.HeldBetween(begun, begun), quiet)
-	assert.LessOrEqual(t, w.HeldBetween(begun.Add(-time.Hour), begun.Add(-time.Minute)), quiet)
-	assert.Equal(t, w.Held(), w.HeldBetween(begun.Add(-time.Hour), now.Add(time.Hour)))
-	busy, says := w.BusyBetween(now.Add(-150*time.Millisecond), now)
+	assert.GreaterOrEqual(t, w.Held()-before, away-2*Doze)
+	assert.InDelta(t, away/2, w.HeldBetween(now.Add(-away/2), now), float64(Doze))
+	assert.Zero(t, w.HeldBetween(begun.Add(-time.Hour), begun.Add(-time.Minute)))
+	assert.Zero(t, w.HeldBetween(now.Add(time.Minute), now.Add(time.Hour)))
+	assert.Equal(t, w.Held(), w.HeldBetween(begun.Add(-time.Hour), time.Now()))
+	busy, says := w.BusyBetween(now.Add(-away), now)
 	assert.True(t, busy, says)
 	assert.LessOrEqual(t, w.Unseen(), Doze)
+}
+
+// What this process and its children do is no other work, however much it is; what others do is.
+func TestWhoseWork(t *testing.T) {
+	if machineCPU() == 0 || pressure() == 0 {
+		t.Skip("this system does not say who uses its processors")
+	}
+	Try(t, func(t *T) {
+		begun := time.Now()
+		spin := func() {
+			for time.Since(begun) < 500*time.Millisecond {
+			}
+		}
+		for range 4 * runtime.NumCPU() {
+			go spin()
+		}
+		child := exec.Command("sh", "-c", "while :; do :; done")
+		require.NoError(t, child.Start())
+		time.Sleep(500 * time.Millisecond)
+		l := t.watch.between(begun, time.Now())
+		require.NoError(t, child.Process.Kill())
+		others := l.all - l.own - childrenCPU()
+		_ = child.Wait()
+		assert.Greater(t, l.own, 50*time.Millisecond)
+		if own := l.own + others; others > own/5 {
+			t.CannotTell("others had %v of the processors, and this process %v", others, l.own)
+		}
+		l = t.watch.between(begun, time.Now())
+		assert.Greater(t, l.own, 50*time.Millisecond, "the child's, that has ended, too")
+	})
 }

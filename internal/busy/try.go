@@ -159,28 +159,27 @@ func (t *T) NotLater(from, to time.Time, limit time.Duration, what string, args 
 	}
 	busy, says := t.watch.BusyBetween(from, to)
 	what = fmt.Sprintf("%s took %v; the limit is %v, and %v for what the machine held it up by (%s)", fmt.Sprintf(what, args...), took, limit, held, says)
-	blip := !busy && t.watch.waitedBetween(from, to) >= took-limit
-	if blip {
-		t.mu.Lock()
-		t.blip = true
-		t.mu.Unlock()
-	}
-	t.judge(busy || blip, what)
+	t.judge(busy, t.watch.waitedBetween(from, to) >= took-limit, what)
 }
 
-// judge fails the test, or notes that it cannot be judged.
-func (t *T) judge(excused bool, what string) {
+// judge fails the test, unless the machine was busy, or may have been for a moment.
+func (t *T) judge(busy, moment bool, what string) {
 	t.TB.Helper()
-	if !excused {
+	if !busy && !moment {
 		t.TB.Error(what)
 		return
 	}
 	t.CannotTell("%s", what)
+	if !busy {
+		t.mu.Lock()
+		t.blip = true
+		t.mu.Unlock()
+	}
 }
 
 // IfQuiet returns what a claim is asserted with that only holds while the machine lets this process run: that a client of this process
-// answers in time, say. A failure counts if the machine has held the process up for margin at most, and was not busy otherwise, since
-// the attempt began. If not, it is not judged, and only FailNow ends the attempt.
+// answers in time, say. What fails is not judged if the machine was busy since the attempt began, or has held the process up for more
+// than margin. FailNow ends the attempt.
 func (t *T) IfQuiet(margin time.Duration) testing.TB { return &quiet{t, margin} }
 
 // A quiet is the testing.TB that IfQuiet returns.
@@ -194,7 +193,7 @@ func (q *quiet) fail(what string) {
 	now := time.Now()
 	held := q.watch.HeldBetween(q.begun, now)
 	busy, says := q.watch.BusyBetween(q.begun, now)
-	q.judge(busy || held > q.margin, strings.Join(strings.Fields(what), " ")+" ("+says+")")
+	q.judge(busy, held > q.margin, strings.Join(strings.Fields(what), " ")+" ("+says+")")
 }
 
 func (q *quiet) Fail()             { q.TB.Helper(); q.fail("it failed") }

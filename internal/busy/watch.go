@@ -4,10 +4,9 @@
 package busy
 
 import (
-	"os"
+	"fmt"
+	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -15,8 +14,8 @@ import (
 // Doze is how long a Watch sleeps, and the least delay that it counts.
 const Doze = 5 * time.Millisecond
 
-// grain is how often a Watch writes down what it knows.
-const grain = 4 * Doze
+// grain is how often a Watch writes down what the system says.
+const grain = 10 * Doze
 
 // A Watch measures for how long the machine has kept this process from running: what nothing in it
 // could have made up for. It sleeps, and counts by how much it is woken too late. Limits move by that,
@@ -27,25 +26,20 @@ type Watch struct {
 	asleep time.Time // since when
 	sum    time.Duration
 	worst  time.Duration // the longest of all delays
-	diary  []entry       // in order of time
+	delays []delay       // in order of time
+	loads  []load        // likewise, one at least
 	fixed  *bool         // in the tests of this package: what BusyBetween returns,
 	waited time.Duration // and what waitedBetween does then
 	quit   chan struct{}
 	done   chan struct{}
 }
 
-// An entry is what was known at a time.
-type entry struct {
-	at        time.Time
-	held      time.Duration // see Held
-	contended time.Duration // see contended
-}
+// A delay is one that was counted.
+type delay struct{ from, to time.Time }
 
 // Start begins to measure. Stop must be called.
 func Start() *Watch {
-	now := time.Now()
-	w := &Watch{asleep: now, quit: make(chan struct{}), done: make(chan struct{})}
-	w.diary = []entry{{at: now, contended: contended()}}
+	w := &Watch{asleep: time.Now(), quit: make(chan struct{}), done: make(chan struct{}), loads: []load{loadNow()}}
 	go w.run()
 	return w
 }
@@ -77,6 +71,7 @@ func (w *Watch) Held() time.Duration {
 	late := now.Sub(w.asleep) - Doze
 	if late >= Doze {
 		w.sum += late
+		w.delays = append(w.delays, delay{now.Add(-late), now})
 	}
 	w.worst = max(w.worst, late)
 	w.asleep = now
@@ -90,64 +85,67 @@ func (w *Watch) Unseen() time.Duration {
 	return min(w.worst, Doze)
 }
 
-// note writes down what is known, if the last time was so long ago.
+// HeldBetween is the sum of the delays in a span of time.
+func (w *Watch) HeldBetween(from, to time.Time) (sum time.Duration) {
+	w.Held()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(w.delays, from, func(d delay, t time.Time) int { return d.to.Compare(t) })
+	for _, d := range w.delays[i:] {
+		if d.from.Before(from) {
+			d.from = from
+		}
+		if d.to.After(to) {
+			d.to = to
+		}
+		sum += max(d.to.Sub(d.from), 0)
+	}
+	return sum
+}
+
+// note writes down what the system says, if the last time was so long ago.
 func (w *Watch) note(ago time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if now := time.Now(); now.Sub(w.diary[len(w.diary)-1].at) >= ago {
-		w.diary = append(w.diary, entry{now, w.sum, contended()})
+	if time.Since(w.loads[len(w.loads)-1].at) >= ago {
+		w.loads = append(w.loads, loadNow())
 	}
 }
 
-// between are the entries that enclose a span of time.
-func (w *Watch) between(from, to time.Time) (first, last entry) {
-	w.Held()
+// between is what the system said of a span of time, and of a little more at its ends.
+func (w *Watch) between(from, to time.Time) load {
 	w.note(0)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	at := func(e entry, t time.Time) int { return e.at.Compare(t) }
-	i, exact := slices.BinarySearchFunc(w.diary, from, at)
+	at := func(l load, t time.Time) int { return l.at.Compare(t) }
+	i, exact := slices.BinarySearchFunc(w.loads, from, at)
 	if !exact {
 		i = max(i-1, 0)
 	}
-	j, _ := slices.BinarySearchFunc(w.diary, to, at)
-	return w.diary[i], w.diary[max(i, min(j, len(w.diary)-1))]
+	j, _ := slices.BinarySearchFunc(w.loads, to, at)
+	j = max(i, min(j, len(w.loads)-1))
+	return w.loads[j].less(w.loads[i])
 }
 
-// HeldBetween is the sum of the delays in a span of time, and a little more at its ends.
-func (w *Watch) HeldBetween(from, to time.Time) time.Duration {
-	first, last := w.between(from, to)
-	return last.held - first.held
-}
-
-// BusyBetween reports whether the machine was too busy in a span of time for a claim about time to be judged: for a third of it or
-// more, processes had to wait for a processor, or this one was held up. The second return value says so in words.
+// BusyBetween reports whether the machine was too busy with other work in a span of time for a claim about time to be judged: this process
+// was held up for a third of it or more; or some had to wait for a processor for a third of it, and others than this one and its
+// children had a fifth of all that the processors can do. The second return value says so in words.
 func (w *Watch) BusyBetween(from, to time.Time) (bool, string) {
-	first, last := w.between(from, to)
-	span, held, waited := last.at.Sub(first.at), last.held-first.held, last.contended-first.contended
-	round := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
-	says := "this process was held up for " + round(held).String() + ", and others for " + round(waited).String() + ", of " + round(span).String()
+	held, l := w.HeldBetween(from, to), w.between(from, to)
+	others := max(l.all-l.own-childrenCPU(), 0)
+	share := float64(others) / float64(max(l.span, 1)) / float64(runtime.NumCPU())
+	says := fmt.Sprintf("in %v this process was held up for %v; processes had to wait for %v, and others had %.0f %% of the processors",
+		l.span.Round(time.Millisecond), held.Round(time.Millisecond), l.waited.Round(time.Millisecond), 100*share)
 	if w.fixed != nil {
 		return *w.fixed, says
 	}
-	return max(held, waited) >= span/3, says
+	return held >= max(to.Sub(from)/3, Doze) || l.waited >= l.span/3 && share >= 0.2, says
 }
 
-// waitedBetween is for how long processes had to wait for a processor in a span of time, and a little more at its ends.
+// waitedBetween is for how long processes, this one among them, had to wait for a processor in a span of time, and a little more at its ends.
 func (w *Watch) waitedBetween(from, to time.Time) time.Duration {
-	first, last := w.between(from, to)
 	if w.fixed != nil {
 		return w.waited
 	}
-	return last.contended - first.contended
-}
-
-// contended is for how long processes have waited for a processor since the machine started (Documentation/accounting/psi.rst), or 0
-// where that is not known.
-func contended() time.Duration {
-	b, _ := os.ReadFile("/proc/pressure/cpu")
-	some, _, _ := strings.Cut(string(b), "\n")
-	_, total, _ := strings.Cut(some, "total=")
-	us, _ := strconv.ParseInt(strings.TrimSpace(total), 10, 64)
-	return time.Duration(us) * time.Microsecond
+	return w.between(from, to).waited
 }
