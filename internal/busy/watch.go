@@ -128,7 +128,7 @@ func (w *Watch) between(from, to time.Time) load {
 }
 
 // BusyBetween reports whether the machine was too busy with other work in a span of time for a claim about time to be judged: this process
-// was held up for a third of it or more; or some had to wait for a processor for a third of it, and others than this one and its
+// was held up for half of it or more; or some had to wait for a processor for a third of it, and others than this one and its
 // children had a fifth of all that the processors can do. The second return value says so in words.
 func (w *Watch) BusyBetween(from, to time.Time) (bool, string) {
 	held, l := w.HeldBetween(from, to), w.between(from, to)
@@ -139,7 +139,7 @@ func (w *Watch) BusyBetween(from, to time.Time) (bool, string) {
 	if w.fixed != nil {
 		return *w.fixed, says
 	}
-	return held >= max(to.Sub(from)/3, Doze) || l.waited >= l.span/3 && share >= 0.2, says
+	return held >= max(to.Sub(from)/2, Doze) || l.waited >= l.span/3 && share >= 0.2, says
 }
 
 // waitedBetween is for how long processes, this one among them, had to wait for a processor in a span of time, and a little more at its ends.
