@@ -122,6 +122,7 @@ func (m *matrix) slow() (rows []*row) {
 		require.NoError(m, err, cases[i].name)
 	}
 	time.Sleep(2*matrixConfig.Policy.Interval - time.Second) // so that all have come to beat
+	prepared := time.Now()
 	for _, c := range casts {
 		if c.prepare != nil {
 			require.NoError(m, c.prepare(m, c), c.name)
@@ -131,6 +132,9 @@ func (m *matrix) slow() (rows []*row) {
 	for _, c := range casts {
 		if c.act != nil {
 			require.NoError(m, c.act(m, c), c.name)
+		}
+		if took := time.Since(prepared); c.prepare != nil && took > matrixConfig.Policy.Timeout/2 {
+			c.slow = fmt.Sprintf("it was done %v after it had been prepared", took) // another deadline is near
 		}
 	}
 	time.Sleep(*matrixWindow)

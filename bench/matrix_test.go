@@ -138,6 +138,7 @@ type row struct {
 	warned  bool            // the suspicion counts from the act, and is the path's
 	acked   bool            // the limit counts from an acknowledgement, of which the server need not know when it came
 	alone   bool            // the plain methods watch too
+	slow    string          // why it was not done as it should have been: the machine was too slow
 
 	trials   []*trial
 	watching []watched
@@ -231,6 +232,10 @@ func monotonic() time.Duration {
 
 // check holds what was seen against what must be.
 func (m *matrix) check(r *row) {
+	if r.slow != "" {
+		m.CannotTell("%s: %s", r.name, r.slow)
+		return
+	}
 	for how, seen := range r.sights {
 		if !r.alone {
 			break

@@ -129,7 +129,7 @@ func TestSoak(t *testing.T) { // not parallel: it looks at what this process has
 	assert.EqualValues(t, app.thrown.Load(), end.Reasons[server.HandlerFailed], "errors and panics of the application")
 	assert.Zero(t, end.Suspect)
 	assert.Zero(t, end.Conns)
-	assert.Equal(t, before.fds, after.fds, "descriptors")
+	assert.LessOrEqual(t, after.fds, before.fds, "descriptors") // the test before may have had one more
 	assert.LessOrEqual(t, after.heap, before.heap+bound, "heap")
 	if honesty.Held < soakConfig.Policy.Interval/2 { // else there was a cause
 		assert.Zero(t, app.doubted.Load(), "suspicions of the honest")

@@ -19,7 +19,7 @@ func TestAllocsEcho(t *testing.T) {
 	if raceEnabled {
 		t.Skip("under the race detector sync.Pool forgets some of what it is given, on purpose: then buffers are allocated")
 	}
-	const messages, runs = 1000, 5
+	const messages, runs = 1000, 30
 	h := newRecorder()
 	cfg := patient() // liveness is on, and nobody is asked while the test lasts
 	cfg.Loops = 1

@@ -26,6 +26,16 @@ func (l load) less(before load) load {
 	return load{l.at, l.at.Sub(before.at), l.waited - before.waited, l.all - before.all, l.own - before.own}
 }
 
+// others is the share of so many processors that others had than this process and its children, which have used so much.
+func (l load) others(children time.Duration, cpus int) float64 {
+	return float64(max(l.all-l.own-children, 0)) / float64(max(l.span, 1)) / float64(cpus)
+}
+
+// busy is what BusyBetween reports.
+func (l load) busy(held, children time.Duration, cpus int) bool {
+	return held >= max(l.span/2, Doze) || l.waited >= l.span/3 && l.others(children, cpus) >= 0.2
+}
+
 func pressure() time.Duration {
 	b, _ := os.ReadFile("/proc/pressure/cpu")
 	some, _, _ := strings.Cut(string(b), "\n")

@@ -131,15 +131,13 @@ func (w *Watch) between(from, to time.Time) load {
 // was held up for half of it or more; or some had to wait for a processor for a third of it, and others than this one and its
 // children had a fifth of all that the processors can do. The second return value says so in words.
 func (w *Watch) BusyBetween(from, to time.Time) (bool, string) {
-	held, l := w.HeldBetween(from, to), w.between(from, to)
-	others := max(l.all-l.own-childrenCPU(), 0)
-	share := float64(others) / float64(max(l.span, 1)) / float64(runtime.NumCPU())
+	held, l, children := w.HeldBetween(from, to), w.between(from, to), childrenCPU()
 	says := fmt.Sprintf("in %v this process was held up for %v; processes had to wait for %v, and others had %.0f %% of the processors",
-		l.span.Round(time.Millisecond), held.Round(time.Millisecond), l.waited.Round(time.Millisecond), 100*share)
+		l.span.Round(time.Millisecond), held.Round(time.Millisecond), l.waited.Round(time.Millisecond), 100*l.others(children, runtime.NumCPU()))
 	if w.fixed != nil {
 		return *w.fixed, says
 	}
-	return held >= max(to.Sub(from)/2, Doze) || l.waited >= l.span/3 && share >= 0.2, says
+	return l.busy(held, children, runtime.NumCPU()), says
 }
 
 // waitedBetween is for how long processes, this one among them, had to wait for a processor in a span of time, and a little more at its ends.
