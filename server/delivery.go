@@ -137,11 +137,16 @@ func (c *conn) underWay(p heartbeat.Path, now, silence time.Duration) time.Durat
 // answerMayCome reports whether the answer to the decisive Ping, which has arrived, may still wait for a
 // retransmission of the peer's own. Its tries are no further apart than the path was away: as long as
 // the Ping needed to arrive, and if that was long, perhaps as long as the peer had been silent then.
+// A Ping that arrives after Timeout has met loss and no outage: in an outage the path is found dead
+// at Timeout.
 func (c *conn) answerMayCome(now, silence time.Duration) bool {
-	asked := c.decisive()
+	asked, ti := c.decisive(), c.lastSample()
 	away, since := asked.arrived-asked.at, now-asked.arrived
-	if away >= heartbeat.PatienceMax {
-		away = silence - since + 2*firstRTO(c.lastSample())
+	switch {
+	case silence-since > c.policy.Timeout:
+		away = min(away, pathIn(ti).Patience())
+	case away >= heartbeat.PatienceMax:
+		away = silence - since + 2*firstRTO(ti)
 	}
 	return since < away
 }
