@@ -37,7 +37,7 @@ type Evidence struct {
 	Silence   time.Duration // since the last inbound byte: never more than the truth
 	Grain     time.Duration // how much more than Silence the truth may be
 	Pings     int           // Pings handed to the kernel since the last inbound byte
-	PingAge   time.Duration // since the first of those arrived, as far as is known, else since it left; meaningless if Pings is 0
+	PingAge   time.Duration // since the first of those; of a suspect since it arrived, as far as is known; meaningless if Pings is 0
 	LastPing  time.Duration // since the last of those; likewise
 	Suspected bool          // the application has been told
 	RTT       time.Duration // smoothed Ping round trip; 0: never measured
