@@ -119,7 +119,7 @@ func (f *deadlinesFound) judge() (wrong, late []string, excuse string) {
 		}
 		by, what := lateAt(l.late, 0.99), "p99"
 		if l.never > 0 {
-			by, what = *deadlinesWait, fmt.Sprintf("%d not told that were", l.never)
+			by, what = *deadlinesWait, fmt.Sprintf("%d not told when", l.never)
 		}
 		limit, waited := f.limit(l), f.cpu.worst(by)
 		if by <= limit {
