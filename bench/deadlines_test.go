@@ -156,14 +156,14 @@ func (s deadlineScene) run(t *testing.T) deadlinesFound {
 		defer flood.leave(t)
 	}
 
-	// The load goes on in rounds until all has been told.
+	// The load goes on in rounds until all has been told. The first is long, and is what is printed.
 	longest := max(s.Timeout, s.Handshake, s.Frame, s.Write)
 	spread := s.Timeout / 3
 	quit, ran := make(chan struct{}), make(chan error, 1)
 	if s.flood == 0 {
 		go func() {
-			for {
-				r, err := clients.Run(load.Round{For: longest + spread})
+			for length := longest + spread; ; length = 2 * time.Second {
+				r, err := clients.Run(load.Round{For: length})
 				if found.load.Messages == 0 {
 					found.load = r
 				}
