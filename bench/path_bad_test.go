@@ -125,12 +125,14 @@ func TestBadPaths(t *testing.T) {
 		fmt.Fprintf(&b, "%10s", title)
 	}
 	fmt.Fprintln(&b)
+	var examples strings.Builder
 	for _, g := range groups {
-		g.print(t, &b)
+		g.print(t, &b, &examples)
 	}
 	t.Logf("%d clients of each kind for %v, seed %d, held up by %v at a time\n"+
-		"frozen, dead, lost, others: reasons of the ended; warned: SuspectPath; silence: SuspectSilence\n%s",
-		*badClients, *badFor, *badSeed, worst().Round(time.Millisecond), b.String())
+		"frozen, dead, lost, others: reasons of the ended; warned: SuspectPath; silence: SuspectSilence\n%s"+
+		"one of each that were ended\n%s",
+		*badClients, *badFor, *badSeed, worst().Round(time.Millisecond), b.String(), examples.String())
 }
 
 // spoil makes the path as bad as it is said to be.
@@ -170,8 +172,9 @@ func download(t *testing.T, lab *netlab.Lab, leg *netlab.Leg) {
 	})
 }
 
-// print prints a row for each kind, and fails the test for every client that was blamed.
-func (g *badGroup) print(t *testing.T, b *strings.Builder) {
+// print prints a row for each kind and an example for each reason, and fails the test for every client that
+// was blamed.
+func (g *badGroup) print(t *testing.T, b, examples *strings.Builder) {
 	t.Helper()
 	for _, k := range g.path.kinds {
 		reasons := map[server.Reason]int{}
@@ -189,7 +192,10 @@ func (g *badGroup) print(t *testing.T, b *strings.Builder) {
 				suspected[why] += n
 			}
 			if c.end != nil {
-				reasons[c.end.Reason]++
+				if reasons[c.end.Reason]++; reasons[c.end.Reason] == 1 {
+					fmt.Fprintf(examples, "%v, %s, %s: %v: %v, %+v\n", g.policy.Timeout, g.path.name, k.name,
+						c.end, c.end.Record, c.end.Record.TCP)
+				}
 				if r := c.end.Reason; pathBlames(r) && (r != server.PeerFrozen || g.path.shape.Loss == 0) {
 					blamed++
 					example = c.end
