@@ -42,8 +42,9 @@ var badKinds = []pathKind{
 	{name: "silent, streamed to", stream: 100, every: 100 * time.Millisecond},
 }
 
-// badPaths are the paths of the table. In a queue of 2 s what is sent waits that long, whoever filled the
-// queue: downloads in the same house, or the stream itself, which is then a third more than the path takes.
+// badPaths are the paths of the table. In a queue of 2 s what is sent waits that long, whoever
+// filled the queue: downloads in the same house, or the stream itself, which is then a third more
+// than the path takes.
 func badPaths() []badPath {
 	loss := func(share float64) netlab.Shape {
 		return netlab.Shape{Delay: 20 * time.Millisecond, Loss: share, Seed: *badSeed}
@@ -62,6 +63,11 @@ func badPaths() []badPath {
 	}
 }
 
+// badTitles are the columns after the first three.
+var badTitles = []string{
+	"clients", "ended", "frozen", "dead", "lost", "others", "warned", "silence", "recovered",
+}
+
 // A badGroup is the clients behind one path, under one policy.
 type badGroup struct {
 	policy heartbeat.Policy
@@ -70,12 +76,12 @@ type badGroup struct {
 	legs   []*netlab.Leg
 }
 
-// TestBadPaths watches healthy clients behind paths that lose much or hold up much, and prints what the
-// server says about them: ended, warned of (the path, the silence), recovered. Behind such a path a client
-// can be silent for longer than a timeout of 3 s, and what the server can say then is what its kernel
-// knows of the path. That the client is slow, late or floods is never true here. Nor is it ever frozen; but
-// where the client's answer is lost and waits to be sent again, while its kernel acknowledges, nothing tells
-// the two apart: there that word is counted, and not forbidden.
+// TestBadPaths watches healthy clients behind paths that lose much or delay much, and prints what
+// the server says about them: how many were ended, suspected (of the path, of silence) and
+// recovered. Such a client can be silent for longer than a timeout of 3 s; then the server may say
+// what its kernel knows of the path. It must not say that the client is slow, late or flooding. Nor
+// is the client ever frozen, but under loss nothing tells: its kernel acknowledges while its answer
+// waits to be sent again. So peer_frozen is counted under loss, and forbidden elsewhere.
 func TestBadPaths(t *testing.T) {
 	t.Parallel()
 	require.LessOrEqual(t, *badClients, 60, "more on a loop would be given a grace round")
@@ -121,7 +127,7 @@ func TestBadPaths(t *testing.T) {
 	time.Sleep(*badFor)
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-8s%-26s%-21s", "timeout", "path", "kind")
-	for _, title := range []string{"clients", "ended", "frozen", "dead", "lost", "others", "warned", "silence", "recovered"} {
+	for _, title := range badTitles {
 		fmt.Fprintf(&b, "%10s", title)
 	}
 	fmt.Fprintln(&b)
@@ -146,7 +152,8 @@ func (g *badGroup) spoil(t *testing.T, lab *netlab.Lab) {
 	}
 }
 
-// download takes as much as it gets over the leg, by a TCP connection of its own, until the test ends.
+// download takes as much as it gets over the leg, by a TCP connection of its own, until the test
+// ends.
 func download(t *testing.T, lab *netlab.Lab, leg *netlab.Leg) {
 	t.Helper()
 	ln, err := lab.Listen(0)
@@ -172,8 +179,8 @@ func download(t *testing.T, lab *netlab.Lab, leg *netlab.Leg) {
 	})
 }
 
-// print prints a row for each kind and an example for each reason, and fails the test for every client that
-// was blamed.
+// print prints a row for each kind and an example for each reason, and fails the test for every
+// client that was blamed.
 func (g *badGroup) print(t *testing.T, b, examples *strings.Builder) {
 	t.Helper()
 	for _, k := range g.path.kinds {
@@ -215,8 +222,11 @@ func (g *badGroup) print(t *testing.T, b, examples *strings.Builder) {
 			}
 		}
 		fmt.Fprintf(b, "%-8v%-26s%-21s", g.policy.Timeout, g.path.name, k.name)
-		for _, n := range []int{clients, ended, reasons[server.PeerFrozen], reasons[server.PathDead],
-			reasons[server.HeartbeatLost], others, suspected[server.SuspectPath], suspected[server.SuspectSilence], recovered} {
+		for _, n := range []int{
+			clients, ended,
+			reasons[server.PeerFrozen], reasons[server.PathDead], reasons[server.HeartbeatLost], others,
+			suspected[server.SuspectPath], suspected[server.SuspectSilence], recovered,
+		} {
 			fmt.Fprintf(b, "%10d", n)
 		}
 		fmt.Fprintln(b)

@@ -74,8 +74,9 @@ type pathGame struct {
 	ran  sync.WaitGroup
 }
 
-// newPathGame serves in the lab until the test ends. rtoMax is TCP_RTO_MAX_MS of the server's sockets; 0: the
-// kernel's default. The error is unix.ENOPROTOOPT if the kernel does not have that option.
+// newPathGame serves in the lab until the test ends. rtoMax is TCP_RTO_MAX_MS of the server's
+// sockets; 0: the kernel's default. The error is unix.ENOPROTOOPT if the kernel does not have that
+// option.
 func newPathGame(t *testing.T, lab *netlab.Lab, cfg server.Config, rtoMax time.Duration) (*pathGame, error) {
 	t.Helper()
 	ln, err := lab.Listen(0)
@@ -113,8 +114,8 @@ func newPathGame(t *testing.T, lab *netlab.Lab, cfg server.Config, rtoMax time.D
 	return g, nil
 }
 
-// join connects n clients of each kind by the leg, at random moments within d, and returns them when
-// the server has all of them. The caller has to look whether the test has failed.
+// join connects n clients of each kind by the leg, at random moments within d, and returns them
+// when the server has all of them. The caller has to look whether the test has failed.
 func (g *pathGame) join(t *testing.T, leg *netlab.Leg, kinds []pathKind, n int, d time.Duration) []*pathClient {
 	t.Helper()
 	var all []*pathClient
@@ -156,7 +157,8 @@ func (g *pathGame) play(c *pathClient) {
 		g.ran.Go(func() { g.repeat(pathTalk, func() error { return c.say(codec.Data, make([]byte, 32)) }) })
 	}
 	if c.kind.stream > 0 {
-		g.ran.Go(func() { g.repeat(c.kind.every, func() error { return c.session.Send(make([]byte, c.kind.stream)) }) })
+		message := make([]byte, c.kind.stream)
+		g.ran.Go(func() { g.repeat(c.kind.every, func() error { return c.session.Send(message) }) })
 	}
 }
 
@@ -206,8 +208,8 @@ func pathClientOf(s *server.Session) *pathClient {
 	return c
 }
 
-// OnMessage learns from the first message who that is. It answers it, so that the kernel has measured
-// the path.
+// OnMessage learns from the first message who that is. It answers it, so that the kernel has
+// measured the path.
 func (g *pathGame) OnMessage(s *server.Session, p []byte) error {
 	c := pathClientOf(s)
 	if c == nil {
@@ -258,7 +260,8 @@ func (g *pathGame) OnClose(s *server.Session, end *server.CloseError) {
 	}
 }
 
-// begin is called while the link is away: what is acknowledged or heard from now on came after that.
+// begin is called while the link is away: what is acknowledged or heard from now on came after
+// that.
 func (c *pathClient) begin() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -304,8 +307,8 @@ type pathDoor struct {
 	accepted, inherited int // inherited: so many had rtoMax before it was set on them
 }
 
-// tcpRTOMax is TCP_RTO_MAX_MS (include/uapi/linux/tcp.h, since Linux 6.15): how long the kernel waits at most
-// before it sends something again. At least 1,000 ms.
+// tcpRTOMax is TCP_RTO_MAX_MS (include/uapi/linux/tcp.h, since Linux 6.15): how long the kernel
+// waits at most before it sends something again. At least 1,000 ms.
 const tcpRTOMax = 44
 
 // setRTOMax sets the option on the listener.
@@ -389,5 +392,5 @@ func pathReasons(counts map[server.Reason]int) string {
 	return strings.Join(words, ", ")
 }
 
-// pathBlames tells whether the reason says that it is the peer's fault.
+// pathBlames reports whether the reason says that it is the peer's fault.
 func pathBlames(r server.Reason) bool { return r < 200 || r == server.PeerFrozen }
