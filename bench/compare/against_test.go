@@ -180,7 +180,7 @@ func TestAgainstInterrupted(t *testing.T) {
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	guard := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
+	guard := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
 	defer guard.Stop()
 	var said strings.Builder
 	for b := make([]byte, 4096); !strings.Contains(said.String(), "### echo"); {
