@@ -108,7 +108,7 @@ func testReceiveOnly(t *busy.T) {
 	if most := clients * intervals / 100; excused > most {
 		t.CannotTell("%d suspicions, more than %d, that this process may have been too late for itself", excused, most)
 	}
-	require.Len(t, rtts, clients)
+	require.Len(t.IfQuiet(margin), rtts, clients) // a client that this process does not let answer is ended
 	assert.GreaterOrEqual(t, slices.Min(rtts), 2*oneWay, "the path does not delay")
 	assert.LessOrEqual(t.IfQuiet(margin), rtts[len(rtts)/2], interval/5, "the path delays too much for the claim")
 	assert.Empty(t, sheep.gone())

@@ -195,6 +195,10 @@ func testFrozenOnALossyPath(t *busy.T) {
 			blind++
 			continue
 		}
+		if e.end.Reason == server.HeartbeatLost { // the relay, too, may lose some for want of time
+			assert.Fail(t.IfQuiet(slack), "unknown", "%v; %+v", e.end, r.TCP)
+			continue
+		}
 		assert.Equal(t, server.PeerFrozen, e.end.Reason, "%v; %+v", e.end, r.TCP)
 	}
 	t.Logf("%d of %d were told while the kernel sent something again; of %d nothing had come back", told.Load(), clients, blind)
@@ -241,7 +245,9 @@ func testCableUnderAStreamAfterABurst(t *busy.T) {
 
 // A game that answers in its next frame has acknowledged the Ping before; the cable is cut in between.
 // That is a dead path and no frozen process.
-func TestCableBetweenAckAndPong(t *testing.T) {
+func TestCableBetweenAckAndPong(t *testing.T) { busy.Try(t, testCableBetweenAckAndPong) }
+
+func testCableBetweenAckAndPong(t *busy.T) {
 	t.Parallel()
 	cfg := calm()
 	cfg.Policy = heartbeat.Policy{Interval: time.Second, Timeout: 3 * time.Second}
@@ -250,11 +256,15 @@ func TestCableBetweenAckAndPong(t *testing.T) {
 	c := dialFar(t, srv, leg)
 	h.nextOpen(t)
 	c.readUntil(t, codec.Ping)
+	asked := time.Now()
 	time.Sleep(100 * time.Millisecond) // more than the longest that Linux delays an acknowledgement for on a live connection, 40 ms
 	_, err := leg.Cut()
 	require.NoError(t, err)
+	t.NotLater(asked, time.Now(), cfg.Policy.Interval/5, "the cut") // the next Ping must not arrive
 	e := h.nextClose(t)
-	assert.Equal(t, server.PathDead, e.end.Reason, "%v; %+v", e.end, e.end.Record.TCP)
+	if !t.Unsure() {
+		assert.Equal(t, server.PathDead, e.end.Reason, "%v; %+v", e.end, e.end.Record.TCP)
+	}
 }
 
 // The round trip is the path's: a loop that came to read the Pong late does not make it longer.

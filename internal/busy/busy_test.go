@@ -190,7 +190,9 @@ func TestBusyLoad(t *testing.T) {
 		{"all stood still", load{span: 10 * s}, 6 * s, true},
 		{"it stood still for a while", load{span: 10 * s}, 4 * s, false},
 	} {
-		assert.Equal(t, c.busy, c.l.busy(c.held, 0, 2), c.name)
+		assert.Equal(t, c.busy, c.l.busy(c.held, c.l.others(0, 2)), c.name)
 	}
-	assert.False(t, load{span: 10 * s, waited: 10 * s, all: 20 * s}.busy(0, 19*s, 2), "its children work")
+	assert.Zero(t, load{span: 10 * s, all: 20 * s, own: s}.others(19*s, 2), "its children work")
+	assert.Zero(t, load{span: 10 * s, all: 20 * s, own: s}.others(25*s, 2), "its children worked before")
+	assert.InDelta(t, 0.5, load{span: 10 * s, all: 20 * s, own: s}.others(9*s, 2), 0.001)
 }

@@ -32,8 +32,8 @@ func (l load) others(children time.Duration, cpus int) float64 {
 }
 
 // busy is what BusyBetween reports.
-func (l load) busy(held, children time.Duration, cpus int) bool {
-	return held >= max(l.span/2, Doze) || l.waited >= l.span/3 && l.others(children, cpus) >= 0.2
+func (l load) busy(held time.Duration, others float64) bool {
+	return held >= max(l.span/2, Doze) || l.waited >= l.span/3 && others >= 0.2
 }
 
 func pressure() time.Duration {

@@ -141,6 +141,13 @@ func (t *T) CannotTell(format string, args ...any) {
 	t.unsure = append(t.unsure, fmt.Sprintf(format, args...))
 }
 
+// Unsure reports whether the attempt has found already that it cannot tell.
+func (t *T) Unsure() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.unsure) > 0
+}
+
 // Held is for how long the machine held this process up between two times of the attempt. See [Watch].
 func (t *T) Held(from, to time.Time) time.Duration { return t.watch.HeldBetween(from, to) }
 

@@ -128,16 +128,17 @@ func (w *Watch) between(from, to time.Time) load {
 }
 
 // BusyBetween reports whether the machine was too busy with other work in a span of time for a claim about time to be judged: this process
-// was held up for half of it or more; or some had to wait for a processor for a third of it, and others than this one and its
-// children had a fifth of all that the processors can do. The second return value says so in words.
+// was held up for half of it or more; or some had to wait for a processor for a third of it, and since the Watch began others than this
+// process and its children had a fifth of all that the processors can do. The second return value says so in words.
 func (w *Watch) BusyBetween(from, to time.Time) (bool, string) {
-	held, l, children := w.HeldBetween(from, to), w.between(from, to), childrenCPU()
-	says := fmt.Sprintf("in %v this process was held up for %v; processes had to wait for %v, and others had %.0f %% of the processors",
-		l.span.Round(time.Millisecond), held.Round(time.Millisecond), l.waited.Round(time.Millisecond), 100*l.others(children, runtime.NumCPU()))
+	held, l := w.HeldBetween(from, to), w.between(from, to)
+	others := w.between(time.Time{}, time.Now()).others(childrenCPU(), runtime.NumCPU()) // what children used in a span is not known
+	says := fmt.Sprintf("in %v this process was held up for %v; processes had to wait for %v; others had %.0f %% of the processors",
+		l.span.Round(time.Millisecond), held.Round(time.Millisecond), l.waited.Round(time.Millisecond), 100*others)
 	if w.fixed != nil {
 		return *w.fixed, says
 	}
-	return l.busy(held, children, runtime.NumCPU()), says
+	return l.busy(held, others), says
 }
 
 // waitedBetween is for how long processes, this one among them, had to wait for a processor in a span of time, and a little more at its ends.
