@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/internal/netlab"
 	"github.com/pulsewheel/pulsewheel/server"
 )
@@ -97,7 +98,9 @@ func (w *watch) since(s *server.Session) time.Time {
 // While our only loop is stuck, the kernel's own watch is all there is. It ends those that are gone, and
 // what it says becomes the reason that our own watch would have found; it ends nobody who is
 // alive, be the path bad; and it ends nobody before the policy would have.
-func TestKernelFirst(t *testing.T) {
+func TestKernelFirst(t *testing.T) { busy.Try(t, testKernelFirst) }
+
+func testKernelFirst(t *busy.T) {
 	t.Parallel()
 	const each, block, stall = 3, 16 * time.Second, 2 * time.Second
 	policy := hasty
@@ -180,6 +183,10 @@ func TestKernelFirst(t *testing.T) {
 		for _, e := range ends {
 			since := w.since(e.s)
 			t.Logf("%-21s the kernel gave it up after %v; %v", c.name, since.Sub(c.act).Round(10*time.Millisecond), e.end)
+			if away := until.Sub(since); c.name == "sends, does not read" && e.end.Reason == server.PeerFrozen && away > policy.Timeout*9/10 {
+				t.CannotTell("the loop was away for %v after the kernel had ended it: what it sent before is too old by then", away)
+				continue
+			}
 			assert.Contains(t, c.want, e.end.Reason, "%s: %v; %+v", c.name, e.end, e.end.Record.TCP)
 			if _, errno := e.end.Errno(); c.errno {
 				assert.Equal(t, syscall.ETIMEDOUT, errno, "%s: %v", c.name, e.end)
