@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -150,15 +151,10 @@ func TestWhoseWork(t *testing.T) {
 	if machineCPU() == 0 {
 		t.Skip("this system does not say who uses its processors")
 	}
-	stop := make(chan struct{})
-	defer close(stop)
+	var stop atomic.Bool
+	defer stop.Store(true)
 	go func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
+		for !stop.Load() {
 		}
 	}()
 	child := exec.Command("sh", "-c", "while :; do :; done")
