@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
@@ -93,7 +94,9 @@ func memoryRole([]string) {
 
 // TestMemory prints where every byte of an idle session's memory is: those that were allocated for it and
 // are alive after a garbage collection, by who allocated them.
-func TestMemory(t *testing.T) {
+func TestMemory(t *testing.T) { busy.Try(t, testMemory) }
+
+func testMemory(t *busy.T) {
 	const clients = 2000
 	const most = 1100 // bytes a session, gnet's included
 	cmd := role(t, "memory")
@@ -141,5 +144,5 @@ func TestMemory(t *testing.T) {
 		fmt.Fprintf(&table, "| %d | %s | `%s` |\n", bytes, words[1], words[2])
 	}
 	fmt.Printf("\n| bytes | objects | allocated by |\n|--:|--:|---|\n%s| %d | | in all, for one of %d idle sessions |\n\n", table.String(), sum, clients)
-	assert.Less(t, sum, most)
+	assert.Less(t.IfQuiet(busy.Doze), sum, most) // a process that waits for the processor has more under way
 }
