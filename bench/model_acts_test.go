@@ -44,6 +44,9 @@ type act struct {
 	extra   bool // done to a connection of its own, which never becomes one of the crowd
 	nimble  bool // not done where packets are slow: it has a time of its own
 	streams int  // what the server streams to it meanwhile: see rates
+	mayLive bool // it need not be told: the client may live as well
+
+	words time.Duration // for how long the client may still be heard
 }
 
 type actKind int
@@ -110,13 +113,35 @@ var acts = []*act{
 
 	{name: "cut", told: oneOf(server.PathDead), kind: toLeg, limit: pastGrace, drop: true},
 	{name: "cut, streamed to", told: oneOf(server.PathDead), kind: derived, limit: pastGrace, drop: true},
+	{name: "cut, in mid-frame", told: oneOf(server.PathDead), kind: derived, order: "half", limit: pastGrace, drop: true},
+	{name: "cut, late in a frame", told: oneOf(server.PathDead, server.PeerStalledFrame), kind: derived, limit: pastGrace, drop: true,
+		why: "the machine held the cut up until the frame's deadline was near"},
 	{name: "cut briefly", kind: toLeg, limit: 2 * time.Second},
+	{name: cutAlmost, told: oneOf(server.PathDead), kind: toLeg, drop: true, mayLive: true,
+		limit: 2*modelConfig.Policy.Timeout - modelConfig.Policy.Interval + actLate},
+	{name: oneWay, told: oneOf(server.PathDead), kind: toLeg, limit: pastGrace + lastChat, drop: true, words: lastChat},
+	{name: ownLinkDown, told: oneOf(server.PathDead, server.PathUnreachable), kind: toLeg, limit: pastGrace, drop: true,
+		why: "what cannot be sent is not acknowledged; the kernel may say why"},
+	{name: ownRouteGone, told: oneOf(server.PathDead, server.PathUnreachable), kind: toLeg, limit: pastGrace + lastChat, drop: true, words: lastChat,
+		why: "what cannot be sent is not acknowledged; the kernel may say why"},
 	{name: "stalled briefly", kind: toLeg, limit: 2 * time.Second},
 
 	{name: "server: a loop blocked", kind: toLoop, limit: time.Second},
 
 	{name: "drained", told: oneOf(server.ServerShutdown), kind: derived, limit: 10 * time.Second},
 }
+
+// What is done to a leg, other than that its cable is pulled for long or for a moment.
+const (
+	cutAlmost    = "cut for most of the timeout"
+	oneWay       = "what the server sends is lost"
+	ownLinkDown  = "the server's link down"
+	ownRouteGone = "the server's route gone"
+)
+
+// lastChat is for how long after an act on one direction a client may still be heard: it says something after 1.4 s, and then its
+// kernel, which is not acknowledged, only sends again.
+const lastChat = 1800 * time.Millisecond
 
 func oneOf(r ...server.Reason) []server.Reason { return r }
 
@@ -128,12 +153,23 @@ func actNamed(name string) *act {
 
 func (a *act) lives() bool { return len(a.told) == 0 }
 
+// settles is how long it takes until clients can connect again: the kernel looks at links that come up once a second.
+func (a *act) settles() time.Duration {
+	if a.name == ownLinkDown {
+		return 1200 * time.Millisecond
+	}
+	return 0
+}
+
 // truth names the act's set of reasons.
 func (a *act) truth() string {
 	if a.lives() {
 		return "lives"
 	}
 	var names []string
+	if a.mayLive {
+		names = append(names, "lives")
+	}
 	for _, r := range a.told {
 		names = append(names, fmt.Sprintf("%d %v", uint16(r), r))
 	}
@@ -151,7 +187,7 @@ func (a *act) holds() time.Duration {
 }
 
 // appliesTo returns what an act on a group is for one of its clients.
-func (a *act) appliesTo(tr trait, flooded bool) *act {
+func (a *act) appliesTo(tr trait, flooded, inFrame bool) *act {
 	switch a.name {
 	case "frozen", "frozen, some flooded":
 		if tr == patient {
@@ -162,7 +198,10 @@ func (a *act) appliesTo(tr trait, flooded bool) *act {
 		}
 		return actNamed("frozen")
 	case "cut":
-		if tr == streamed {
+		switch {
+		case inFrame:
+			return actNamed("cut, in mid-frame")
+		case tr == streamed:
 			return actNamed("cut, streamed to")
 		}
 	}

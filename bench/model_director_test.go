@@ -62,6 +62,7 @@ type peer struct {
 	freeAt    time.Time // a group is let go again
 	code      int       // of its Goodbye
 	calmAt    time.Time // by then what was done to it can no longer make it suspect
+	survives  *act      // what that was
 	sent      uint64    // bytes and frames, when it was done
 	frames    uint64
 
@@ -190,17 +191,22 @@ func (d *director) begin(p *peer, a *act, lasts time.Duration) {
 		s := p.s
 		_ = s.Post(func() { s.Value().(*seat).stream(s, int32(a.streams)) })
 	}
-	if a.lives() {
-		p.calmAt = p.orderedAt.Add(lasts + a.limit)
+	if a.lives() || a.mayLive {
+		p.survives, p.calmAt = a, p.orderedAt.Add(lasts+a.limit)
+		if a.mayLive {
+			p.calmAt = p.orderedAt.Add(a.limit + actSlack)
+		}
 		d.at(p.calmAt, func() {
 			if p.act == a && p.end == nil {
+				delete(d.acting, p)
 				p.act = nil
 				d.counts[a].lived++
 			}
 		})
-		return
 	}
-	d.acting[p] = true
+	if !a.lives() {
+		d.acting[p] = true
+	}
 }
 
 // idle tells whether a peer is there, and nothing is being done to it.
@@ -323,21 +329,47 @@ func (d *director) doToMany(e deed, until time.Time) {
 		}
 	}
 	rng := rand.New(rand.NewPCG(e.arg, 0))
-	flooded := 0
+	flooded, inFrame := 0, []*peer(nil)
 	for _, p := range group {
 		flood := e.act.name == "frozen, some flooded" && p.trait != patient && flooded < 5 && rng.IntN(3) == 0
 		if flood {
 			flooded++
 		}
-		a := e.act.appliesTo(p.trait, flood)
+		half := e.act.name == "cut" && p.trait != streamed && rng.IntN(5) == 0
+		if half {
+			inFrame = append(inFrame, p)
+		}
+		a := e.act.appliesTo(p.trait, flood, half)
 		d.begin(p, a, e.lasts)
 		p.freeAt = p.orderedAt.Add(e.lasts)
 	}
-	at := d.strike(e)
-	for _, p := range group {
-		p.actedAt = at
+	for _, p := range inFrame {
+		p.proc.order(p.act.order, p.number)
 	}
-	d.in(e.lasts, func() { d.release(e) })
+	strike := func() {
+		at := d.strike(e)
+		for _, p := range group {
+			p.actedAt = at
+		}
+		if len(inFrame) > 0 && time.Since(inFrame[0].orderedAt) > modelConfig.FrameTimeout/2 {
+			for _, p := range inFrame {
+				d.counts[p.act].done--
+				p.act = actNamed("cut, late in a frame")
+				d.counts[p.act].done++
+			}
+		}
+		d.in(e.lasts, func() {
+			for _, p := range group {
+				p.freeAt = time.Now()
+			}
+			d.release(e)
+		})
+	}
+	if len(inFrame) > 0 {
+		d.in(200*time.Millisecond, strike) // the halves arrive
+		return
+	}
+	strike()
 }
 
 // strike begins what is done to a group and returns the time just before.
@@ -346,7 +378,7 @@ func (d *director) strike(e deed) (at time.Time) {
 	switch {
 	case e.act.kind == toLeg:
 		d.cut[e.target] = true
-		at, err = d.lab.Leg(e.target).Cut()
+		at, err = d.sever(e.act, e.target)
 	case e.act.name == "kill -9":
 		d.procs[e.target].dead = true
 		at, err = d.procs[e.target].signal(syscall.SIGKILL)
@@ -361,11 +393,13 @@ func (d *director) strike(e deed) (at time.Time) {
 // release ends it.
 func (d *director) release(e deed) {
 	if e.act.kind == toLeg {
-		d.cut[e.target] = false
-		d.must(d.lab.Leg(e.target).Mend())
-		for _, i := range d.plan.legs[e.target].procs {
-			d.unblock(i)
-		}
+		d.must(d.rejoin(e.act, e.target))
+		d.in(e.act.settles(), func() {
+			d.cut[e.target] = false
+			for _, i := range d.plan.legs[e.target].procs {
+				d.unblock(i)
+			}
+		})
 		return
 	}
 	p := d.procs[e.target]
@@ -377,4 +411,49 @@ func (d *director) release(e deed) {
 	_, err := p.signal(syscall.SIGCONT)
 	d.must(err)
 	d.unblock(e.target)
+}
+
+// sever breaks a leg in an act's way, and returns the time just before.
+func (d *director) sever(a *act, leg int) (at time.Time, err error) {
+	end, at := d.ends(leg), time.Now()
+	switch a.name {
+	case oneWay:
+		return at, d.serverIP("neigh replace " + end.router + " lladdr 02:00:00:00:00:01 dev " + end.device + " nud permanent")
+	case ownLinkDown:
+		return at, d.serverIP("link set " + end.device + " down")
+	case ownRouteGone:
+		return at, d.serverIP("route del " + end.clients)
+	}
+	return d.lab.Leg(leg).Cut()
+}
+
+// rejoin repairs it.
+func (d *director) rejoin(a *act, leg int) error {
+	end := d.ends(leg)
+	route := "route replace " + end.clients + " via " + end.router
+	switch a.name {
+	case oneWay:
+		return d.serverIP("neigh del " + end.router + " dev " + end.device)
+	case ownLinkDown:
+		return d.serverIP("link set "+end.device+" up", route)
+	case ownRouteGone:
+		return d.serverIP(route)
+	}
+	return d.lab.Leg(leg).Mend()
+}
+
+// ends are the server's end of a leg, and what is behind it.
+func (d *director) ends(leg int) struct{ device, router, clients string } {
+	return struct{ device, router, clients string }{
+		fmt.Sprintf("toclient%d", leg+1), fmt.Sprintf("10.77.%d.2", leg+1), fmt.Sprintf("10.77.%d.4/30", leg+1)}
+}
+
+// serverIP runs commands of ip(8) in the server's namespace.
+func (d *director) serverIP(commands ...string) error {
+	cmd := d.lab.ServerCommand("ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(strings.Join(commands, "\n") + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("ip: %v: %w: %s", commands, err, out)
+	}
+	return nil
 }

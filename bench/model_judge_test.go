@@ -157,11 +157,12 @@ func (d *director) suspected(p *peer, t telling) {
 		if !d.wasAway(p.actedAt, t.at) {
 			d.counts[p.act].suspect = append(d.counts[p.act].suspect, after)
 		}
-		if most := d.limit(p, modelConfig.Policy.Interval+actLate); p.act.kind != byClient && after > most {
+		most := d.limit(p, modelConfig.Policy.Interval+actLate+p.act.words)
+		if p.act.kind != byClient && !p.act.mayLive && after > most { // who may live may become suspect again
 			d.fail(p, "suspect after %v, not within %v", after, most)
 		}
 	case t.at.Before(p.calmAt):
-		d.counts[p.act].suspects++
+		d.counts[p.survives].suspects++
 	case t.at.Before(d.stalled[p.proc.leg]):
 		d.counts[actNamed("stalled briefly")].suspects++
 	case p.trait == lazy, d.plan.legs[p.proc.leg].kind == slowLeg:
@@ -240,15 +241,22 @@ func (d *director) judgeSilence(p *peer) {
 	r := p.end.Record
 	timeout := modelConfig.Policy.Timeout
 	most := p.endAt.Sub(p.orderedAt) + modelConfig.Policy.Interval + d.limit(p, actSlack)
+	stoodStill := p.act.words > 0 && p.endAt.Sub(p.actedAt) >= timeout-modelConfig.Policy.Interval // that convicts who is heard
 	switch {
-	case r.Idle < timeout || r.Idle > most:
+	case r.Idle < timeout && !stoodStill || r.Idle > most:
 		d.fail(p, "silent for %v, not %v to %v", r.Idle, timeout, most)
 	case p.suspectAt.IsZero():
 		d.fail(p, "never suspect")
-	case r.Pings < 2 && !strings.Contains(p.end.Detail, "held up"):
+	case r.Pings < 2 && !stoodStill && !strings.Contains(p.end.Detail, "held up"):
 		d.fail(p, "not asked twice")
 	}
+	if back := p.endAt.Sub(p.freeAt); p.act.mayLive && back > 0 && r.TCP.LastAckRecv+r.TCPAge < back-d.limit(p, actSlack) {
+		d.fail(p, "its kernel was reached again %v before it was ended", r.TCP.LastAckRecv+r.TCPAge)
+	}
 	retransmits := r.TCP.Unacked > 0 && r.TCP.Retransmits > 0 && r.TCP.SndWnd > 0
+	if n := p.act.name; n == ownLinkDown || n == ownRouteGone { // what was on its way then may be sent again, what was not cannot be sent
+		retransmits = retransmits || r.TCP.Unacked == 0 && r.TCP.NotSent > 0
+	}
 	_, errno := p.end.Errno()
 	loses := d.plan.legs[p.proc.leg].kind == slowLeg // then something may be sent again to one who is frozen
 	if p.end.Reason == server.PathDead && !retransmits && errno == 0 || p.end.Reason == server.PeerFrozen && retransmits && !loses {

@@ -31,6 +31,7 @@ type legKind string
 const (
 	steadyLeg legKind = "steady"
 	cableLeg  legKind = "cut now and then"
+	brokenLeg legKind = "broken in other ways"
 	slowLeg   legKind = "slow (60 to 80 ms each way, 0.1 % lost, stalls)"
 )
 
@@ -80,6 +81,8 @@ func newPlan(seed uint64, sessions int, length time.Duration, cables bool) *plan
 		switch l.kind {
 		case cableLeg:
 			d.cuts(i)
+		case brokenLeg:
+			d.breaks(i)
 		case slowLeg:
 			d.stalls(i)
 		}
@@ -95,11 +98,13 @@ func newPlan(seed uint64, sessions int, length time.Duration, cables bool) *plan
 	return d.plan
 }
 
+const modelLegs = 10
+
 // layOut divides the slots among legs and processes: on each leg one big process, which nothing
 // happens to as such, and packs; none of these on a slow leg.
 func (d *draft) layOut(cables bool) {
-	kinds := []legKind{steadyLeg, steadyLeg, steadyLeg, cableLeg, cableLeg, slowLeg}
-	shares := []int{20, 20, 20, 13, 13, 14}
+	kinds := [modelLegs]legKind{steadyLeg, steadyLeg, steadyLeg, cableLeg, cableLeg, slowLeg, brokenLeg, brokenLeg, brokenLeg, brokenLeg}
+	shares := [modelLegs]int{20, 20, 20, 10, 10, 8, 3, 3, 3, 3}
 	next := 0
 	for i, kind := range kinds {
 		n := d.sessions * shares[i] / 100
@@ -134,7 +139,7 @@ func (d *draft) layOut(cables bool) {
 
 func (d *draft) drawTrait(kind legKind) trait {
 	shares := [traits]int{quiet: 40, chatty: 25, streamed: 18, pinger: 8, lazy: 4, patient: 5}
-	if kind == cableLeg { // a short cut and a slow reader might add up to the timeout
+	if kind == cableLeg || kind == brokenLeg { // a short cut and a slow reader might add up to the timeout
 		shares[lazy], shares[patient] = 0, 0
 	}
 	return trait(d.pick(shares[:]))
@@ -171,7 +176,7 @@ const (
 func (d *draft) cuts(leg int) {
 	long := leg%2 == 1
 	for t := d.between(ahead, 2*time.Second); t < d.length; {
-		e := deed{at: t, act: actNamed("cut briefly"), lasts: d.between(500*time.Millisecond, 1100*time.Millisecond), target: leg}
+		e := deed{at: t, act: actNamed("cut briefly"), lasts: d.between(500*time.Millisecond, 1100*time.Millisecond), target: leg, arg: d.rng.Uint64()}
 		after := 2500 * time.Millisecond // to recover
 		if long {
 			e.act, e.lasts = actNamed("cut"), pastGrace+d.between(250*time.Millisecond, time.Second)
@@ -181,6 +186,24 @@ func (d *draft) cuts(leg int) {
 		w := span{e.at - ahead, e.at + e.lasts + after}
 		d.leg[leg] = append(d.leg[leg], w)
 		long = !long
+		t = w.to + ahead + d.between(0, min(d.length/5, 20*time.Second)+time.Second)
+	}
+}
+
+// breaks plans when a leg is broken in one of the other ways, until all have been told, or so briefly that some live.
+func (d *draft) breaks(leg int) {
+	ways := []string{cutAlmost, oneWay, ownLinkDown, ownRouteGone}
+	t := d.between(ahead, 2*time.Second)
+	for i := leg; t < d.length; i++ {
+		e := deed{at: t, act: actNamed(ways[i%len(ways)]), target: leg, arg: d.rng.Uint64()}
+		if e.act.mayLive {
+			e.lasts = d.between(modelConfig.Policy.Timeout*3/4, modelConfig.Policy.Timeout*9/10)
+		} else {
+			e.lasts = e.act.limit + d.between(250*time.Millisecond, time.Second)
+		}
+		d.deeds = append(d.deeds, e)
+		w := span{e.at - ahead, e.at + max(e.lasts, e.act.limit) + e.act.settles() + restore}
+		d.leg[leg] = append(d.leg[leg], w)
 		t = w.to + ahead + d.between(0, min(d.length/5, 20*time.Second)+time.Second)
 	}
 }

@@ -27,7 +27,7 @@ var (
 // TestModel lets a crowd of clients do everything that clients do, for as long as -model says, by a plan
 // drawn from -model.seed. Who carries out the plan knows the truth of what was done to each of them,
 // and every reason that the server tells must be true; whoever nothing was done to must live to the
-// end. With root the clients are on six legs of a network of their own, whose cables are pulled; without
+// end. With root the clients are on ten legs of a network of their own, whose cables are pulled; without
 // it they are on the loopback, and nothing is cut.
 //
 //	go test ./bench -run TestModel -v -model 5m -timeout 15m
@@ -43,7 +43,7 @@ func TestModel(t *testing.T) {
 			sessions = 5000
 		}
 	}
-	lab, err := netlab.New(6)
+	lab, err := netlab.New(modelLegs)
 	if err != nil {
 		fmt.Printf("model: on the loopback, without cuts: %v\n", err)
 		lab = nil
