@@ -157,7 +157,10 @@ func (d *director) suspected(p *peer, t telling) {
 		if !d.wasAway(p.actedAt, t.at) {
 			d.counts[p.act].suspect = append(d.counts[p.act].suspect, after)
 		}
-		most := d.limit(p, modelConfig.Policy.Interval+actLate+p.act.words)
+		// Whose last round trip was measured over a brief cut is given as much time to answer (heartbeat.Policy).
+		interval := modelConfig.Policy.Interval
+		far := max(min(p.s.RTT()*5/4, interval)-interval/4, 0)
+		most := d.limit(p, interval+far+actLate+p.act.words)
 		if p.act.kind != byClient && !p.act.mayLive && after > most { // who may live may become suspect again
 			d.fail(p, "suspect after %v, not within %v", after, most)
 		}
