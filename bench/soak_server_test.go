@@ -40,7 +40,8 @@ type arena struct {
 	doubted               atomic.Int64 // suspicions of those
 	leaving               atomic.Bool  // the honest may go now
 	crowd                 server.Group
-	spoken                atomic.Int64 // when somebody last spoke to all, in nanoseconds
+	remotes               atomic.Pointer[remotes] // those whose paths break; nil: there are none
+	spoken                atomic.Int64            // when somebody last spoke to all, in nanoseconds
 
 	mu    sync.Mutex
 	wrong map[string]int // what must not be, and how often it was
@@ -49,6 +50,7 @@ type arena struct {
 // post is what the arena keeps with a session.
 type post struct {
 	honest bool
+	remote *remote // nil: it is none of those
 	closes atomic.Int32
 	timers int // pending; the session's loop's
 }
@@ -61,7 +63,7 @@ func (a *arena) fail(format string, args ...any) {
 
 func (a *arena) OnOpen(s *server.Session) error {
 	a.opens.Add(1)
-	p := &post{honest: s.RemoteAddr().Addr().As4()[2] == honestNet}
+	p := &post{honest: s.RemoteAddr().Addr().As4()[2] == honestNet, remote: a.remotes.Load().of(s.RemoteAddr().Addr())}
 	s.SetValue(p)
 	if p.honest {
 		a.honest.Add(1)
@@ -89,6 +91,9 @@ func (a *arena) OnClose(s *server.Session, end *server.CloseError) {
 			a.fail("an honest session was ended: %v", end)
 		}
 	}
+	if p.remote != nil {
+		p.remote.judge(end)
+	}
 	r := end.Record
 	switch {
 	case end.Reason == server.Internal:
@@ -103,7 +108,7 @@ func (a *arena) OnMessage(s *server.Session, p []byte) error {
 	if s.Value().(*post).closes.Load() != 0 {
 		a.fail("a message after OnClose")
 	}
-	if s.Value().(*post).honest {
+	if to := s.Value().(*post); to.honest || to.remote != nil {
 		return s.Send(p)
 	}
 	if len(p) == 0 {

@@ -37,7 +37,7 @@ const (
 )
 
 // TestSoak lets processes that do anything to a server do it for as long as -soak says, drawn from -soak.seed, next
-// to honest clients in a process of their own. At the end everything must be as at the beginning, and the honest
+// to honest clients in a process of their own, and to clients far away whose paths break (with root). At the end everything must be as at the beginning, and the honest
 // must have lost nothing.
 //
 //	go test ./bench -run TestSoak -v -soak 10m -timeout 20m
@@ -66,14 +66,21 @@ func TestSoak(t *testing.T) { // not parallel: it looks at what this process has
 	eventually(t, 10*time.Second, func() bool { return app.honest.Load() == soakHonest }, "the honest are there")
 
 	held := watchHeldUp()
+	far := startRemotes(t, srv, app, held)
 	before := takeStock()
 	begun := time.Now()
+	if far != nil {
+		far.begin()
+	}
 	var mad []*chaosProc
 	for i := range soakChaos {
 		mad = append(mad, startChaos(t, addr, seed, i))
 	}
 	peak := soak(srv, begun.Add(*soakLength))
 	st, took := srv.Stats(), time.Since(begun)
+	if far != nil {
+		far.end(t)
+	}
 	acts := chaosReport{Acts: map[string]int{}}
 	for _, p := range mad {
 		r := p.end(t)
