@@ -114,16 +114,14 @@ func newPathGame(t *testing.T, lab *netlab.Lab, cfg server.Config, rtoMax time.D
 	return g, nil
 }
 
-// join connects n clients of each kind by the leg, at random moments within d, and returns them
-// when the server has all of them. The caller has to look whether the test has failed.
-func (g *pathGame) join(t *testing.T, leg *netlab.Leg, kinds []pathKind, n int, d time.Duration) []*pathClient {
+// join connects n clients of each kind by the leg, at random moments within d, and returns when
+// the server has all of them. The caller has to look whether the test has failed.
+func (g *pathGame) join(t *testing.T, leg *netlab.Leg, kinds []pathKind, n int, d time.Duration) {
 	t.Helper()
-	var all []*pathClient
 	var joined sync.WaitGroup
 	for _, k := range kinds {
 		for range n {
 			c := &pathClient{kind: k, joining: make(chan struct{}), socket: -1, suspected: map[server.Suspicion]int{}}
-			all = append(all, c)
 			g.mu.Lock()
 			number := len(g.clients)
 			g.clients = append(g.clients, c)
@@ -148,7 +146,6 @@ func (g *pathGame) join(t *testing.T, leg *netlab.Leg, kinds []pathKind, n int, 
 		}
 	}
 	joined.Wait()
-	return all
 }
 
 // play begins what the client's kind says.
