@@ -110,7 +110,9 @@ func testReceiveOnly(t *busy.T) {
 	}
 	require.Len(t.IfQuiet(margin), rtts, clients) // a client that this process does not let answer is ended
 	assert.GreaterOrEqual(t, slices.Min(rtts), 2*oneWay, "the path does not delay")
-	assert.LessOrEqual(t.IfQuiet(margin), rtts[len(rtts)/2], interval/5, "the path delays too much for the claim")
+	if slow := rtts[len(rtts)/2]; slow > interval/5 {
+		t.CannotTell("half of the round trips took %v and more: the path, or this machine, delays too much for the claim", slow)
+	}
 	assert.Empty(t, sheep.gone())
 	assert.Zero(t, srv.Stats().Closed)
 }

@@ -34,7 +34,8 @@ type Config struct {
 	// 1 ms for each session, so that 1,000 clients a second come. If negative, no wait is told.
 	RetrySpread time.Duration
 	// Tick is the grain of the clock that drives all of these: they are told at most two ticks (and, for
-	// a silence, a tick of the kernel's clock, 1 to 10 ms) late, never early. If zero, it is 100 ms, or a tenth of Policy.Interval where that is shorter, but no
+	// a silence, a tick of the kernel's clock, 1 to 10 ms) late, never early. A loop that has more to do than it can
+	// gives a quarter of its time to them; how late they are then is in LoopStats. If zero, it is 100 ms, or a tenth of Policy.Interval where that is shorter, but no
 	// less than 5 ms. At most a quarter of Policy.Interval.
 	Tick time.Duration
 
@@ -42,6 +43,11 @@ type Config struct {
 	// logged, with the stack of whatever holds it up, and counted in Stats. It ends no session. If zero, it is a
 	// quarter of Policy.Interval, the time that a Ping's answer has before its peer is suspect, but no less than
 	// 250 ms and no more than 1 s. At least three of Tick. Negative: nobody watches.
+	//
+	// A loop that lags by more than that although no single turn is too long is logged too, when that begins and
+	// when it is over, and counted in LoopStats.Lags: its rounds of epoll take so long, or timers and deadlines
+	// come so late, because it has more to do than it can. Time for which the process was itself held up
+	// (stopped, suspended) is no lag.
 	BlockWarning time.Duration
 
 	// Loops is the number of event loops. If zero, it is GOMAXPROCS. With more than that the loops wait for

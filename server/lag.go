@@ -31,6 +31,7 @@ func (l *loop) roundCame() {
 	g, now := &l.gauges, l.srv.elapsed()
 	g.roundSince.Store(0)
 	if l.heldUp(l.round.tick, now) {
+		g.unknownAt.Store(int64(now))
 		return
 	}
 	lag := now - l.round.at
@@ -138,7 +139,7 @@ func (s *Server) watchLag(l *loop, w *watch, seen, now time.Duration) {
 			s.reports.Add(1)
 			go s.reportLag(l, lw.told, max(lag, 0), max(late, 0))
 		}
-	} else if lw.begun != 0 && now-lw.lastAt >= lagCalm {
+	} else if lw.begun != 0 && now-max(lw.lastAt, time.Duration(g.unknownAt.Load())) >= lagCalm {
 		s.endLag(l, lw)
 	}
 }

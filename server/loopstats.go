@@ -80,6 +80,7 @@ type gauges struct {
 	roundSince atomic64.Int64 // when the round under way was asked for; 0: none is
 	lag        atomic64.Int64 // of the latest that was measured
 	lagAt      atomic64.Int64 // when that was
+	unknownAt  atomic64.Int64 // when the process was last found held up meanwhile
 	lagWorst   atomic64.Int64
 	lateWorst  atomic64.Int64
 	late       [2]latePart

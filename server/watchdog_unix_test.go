@@ -35,6 +35,7 @@ func watchedRole([]string) {
 	h.onMessage = func(s *server.Session, p []byte) error {
 		switch string(p) {
 		case "stop me":
+			s.After(2*watchedTurn, func() {})                      // is due while the process is stopped
 			for i := range watchedTurn / (10 * time.Millisecond) { // it is not past it at once when it goes on
 				time.Sleep(10 * time.Millisecond)
 				if i == 10 { // the watchdog has seen it by now
@@ -59,7 +60,7 @@ func watchedRole([]string) {
 	go func() { _ = srv.Serve(ln) }()
 	fmt.Println(ln.Addr())
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		fmt.Println("blocks", srv.Stats().Blocks)
+		fmt.Println("blocks", srv.Stats().Blocks, "lags", srv.Loops()[0].Lags)
 	}
 }
 
@@ -88,7 +89,7 @@ func watchedProcess(t *testing.T) (say func(string), next func() string, cl *cli
 		func(sig syscall.Signal) { require.NoError(t, cmd.Process.Signal(sig)) }
 }
 
-// A process that is stopped in the middle of a turn was not held up by that turn.
+// A process that is stopped in the middle of a turn was not held up by that turn, and its loop does not lag.
 func TestWatchdogOfAStoppedProcess(t *testing.T) {
 	t.Parallel()
 	say, next, cl, signal := watchedProcess(t)
@@ -98,8 +99,9 @@ func TestWatchdogOfAStoppedProcess(t *testing.T) {
 	time.Sleep(2*watchedMost + watchedTurn) // else this tests nothing
 	signal(syscall.SIGCONT)
 	assert.Equal(t, "stop me", string(cl.readUntil(t, codec.Data).Payload))
+	time.Sleep(10 * quick().Tick) // the ticker has looked
 	say("blocks?")
-	assert.Equal(t, "blocks 0", next())
+	assert.Equal(t, "blocks 0 lags 0", next())
 }
 
 // A handler that ends the goroutine of its loop takes the loop with it, which nothing can undo; but it is
