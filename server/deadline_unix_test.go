@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -165,12 +166,32 @@ func keepsDeadlines(t *testing.T, h *recorder, cfg server.Config, busy func(srv 
 func TestDeadlineBesideBusyClients(t *testing.T) {
 	cfg := quick()
 	cfg.Policy.Warning = 20 * time.Millisecond // a session that is busy is looked at for the path as often
-	keepsDeadlines(t, burns(100*time.Microsecond), cfg, func(srv *server.Server) { startCrowd(t, srv, "echoers", 300) })
+	keepsDeadlines(t, burns(100*time.Microsecond), cfg, func(srv *server.Server) { startCrowd(t, srv, "echoers", 800) })
 }
 
 // So they are beside few that send as much as they can: a read of theirs alone takes a third of a second.
 func TestDeadlineBesideAFlood(t *testing.T) {
 	keepsDeadlines(t, burns(20*time.Microsecond), quick(), func(srv *server.Server) { startCrowd(t, srv, "flooders", 40) })
+}
+
+// So are many that are due at once: they have a share of the time, and not of each round of epoll, of which this took 600.
+func TestDeadlineOfManyTimers(t *testing.T) {
+	const timers, each = 3000, 20 * time.Microsecond
+	h, cfg := burns(100*time.Microsecond), patient()
+	cfg.Loops = 1
+	srv, _, s := open(t, h, cfg)
+	startCrowd(t, srv, "echoers", 300)
+	var fired atomic.Int64
+	for range timers {
+		s.After(200*time.Millisecond, func() {
+			for begun := time.Now(); time.Since(begun) < each; {
+			}
+			fired.Add(1)
+		})
+	}
+	began := time.Now()
+	spends(t, 3*time.Second, func() bool { return fired.Load() == timers }, "fired: %d timers that take %v each", timers, each)
+	t.Logf("%d timers have fired within %v", timers, time.Since(began).Round(time.Millisecond))
 }
 
 // Who comes in, beside clients that never leave the loop without work, has a share of it too: 8 in each round of

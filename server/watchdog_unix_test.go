@@ -35,13 +35,14 @@ func watchedRole([]string) {
 	h.onMessage = func(s *server.Session, p []byte) error {
 		switch string(p) {
 		case "stop me":
-			s.After(2*watchedTurn, func() {})                      // is due while the process is stopped
 			for i := range watchedTurn / (10 * time.Millisecond) { // it is not past it at once when it goes on
 				time.Sleep(10 * time.Millisecond)
 				if i == 10 { // the watchdog has seen it by now
 					fmt.Println("begun")
 				}
 			}
+		case "timer":
+			s.After(watchedTurn, func() {}) // is due while the process is stopped
 		case "exit":
 			runtime.Goexit()
 		}
@@ -101,6 +102,20 @@ func TestWatchdogOfAStoppedProcess(t *testing.T) {
 	assert.Equal(t, "stop me", string(cl.readUntil(t, codec.Data).Payload))
 	time.Sleep(10 * quick().Tick) // the ticker has looked
 	say("blocks?")
+	assert.Equal(t, "blocks 0 lags 0", next())
+}
+
+// A timer that is late because the process was stopped is late, but its loop does not lag.
+func TestLoopsOfAStoppedProcess(t *testing.T) {
+	t.Parallel()
+	say, next, cl, signal := watchedProcess(t)
+	cl.send(t, codec.Data, []byte("timer"))
+	require.Equal(t, "timer", string(cl.readUntil(t, codec.Data).Payload))
+	signal(syscall.SIGSTOP)
+	time.Sleep(2*watchedMost + watchedTurn) // else this tests nothing
+	signal(syscall.SIGCONT)
+	time.Sleep(10 * quick().Tick)
+	say("lags?")
 	assert.Equal(t, "blocks 0 lags 0", next())
 }
 
