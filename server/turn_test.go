@@ -44,8 +44,8 @@ func numbered(n int) []byte {
 	return b
 }
 
-// slowly is a Handler that takes some time for each numbered message, writes down the number, and echoes what else comes.
-func slowly(d time.Duration) (h *recorder, got chan uint32) {
+// taking is a Handler that takes some time for each numbered message, writes down the number, and echoes what else comes.
+func taking(d time.Duration) (h *recorder, got chan uint32) {
 	h, got = newRecorder(), make(chan uint32, 1<<16)
 	h.onMessage = func(s *server.Session, p []byte) error {
 		if len(p) != 4 {
@@ -71,7 +71,7 @@ func inOrder(t *testing.T, got <-chan uint32, n int) {
 func TestTurnBudget(t *testing.T) {
 	t.Parallel()
 	const n = 2000
-	h, got := slowly(time.Millisecond)
+	h, got := taking(time.Millisecond)
 	srv, cl, _ := open(t, h, calm())
 	other := dial(t, srv)
 	other.echoes(t)
@@ -103,7 +103,7 @@ func TestTurnRemainderAtTheEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h, got := slowly(time.Millisecond)
+			h, got := taking(time.Millisecond)
 			var before atomic.Int64
 			h.onClose = func(*server.Session, *server.CloseError) { before.Store(int64(len(got))) }
 			_, cl, _ := open(t, h, calm())
@@ -124,7 +124,7 @@ func TestTurnRemainderAtTheEnd(t *testing.T) {
 func TestTurnRemainderAfterTheEnd(t *testing.T) {
 	t.Parallel()
 	const n = 1000
-	h, got := slowly(time.Millisecond)
+	h, got := taking(time.Millisecond)
 	_, cl, s := open(t, h, calm())
 	_, err := cl.Write(numbered(n))
 	require.NoError(t, err)
@@ -142,7 +142,7 @@ func TestTurnRemainderAfterTheEnd(t *testing.T) {
 func TestTurnRemainderAcquits(t *testing.T) {
 	t.Parallel()
 	const n = 1000
-	h, got := slowly(2 * time.Millisecond)
+	h, got := taking(2 * time.Millisecond)
 	cfg := quick()
 	cfg.Loops = 1
 	_, cl, _ := open(t, h, cfg)
@@ -157,7 +157,7 @@ func TestTurnRemainderAcquits(t *testing.T) {
 func TestTurnRemainderBeforeAFrame(t *testing.T) {
 	t.Parallel()
 	const n = 500
-	h, got := slowly(time.Millisecond)
+	h, got := taking(time.Millisecond)
 	cfg := calm()
 	cfg.FrameTimeout = 300 * time.Millisecond
 	_, cl, _ := open(t, h, cfg)
@@ -173,7 +173,7 @@ func TestTurnRemainderIsMetered(t *testing.T) {
 	t.Parallel()
 	const n = 500
 	for rate, want := range map[int]int{n: n, n / 5: n / 5} {
-		h, got := slowly(0)
+		h, got := taking(0)
 		h.onMessage = func(_ *server.Session, p []byte) error {
 			if len(got) == 0 {
 				time.Sleep(20 * time.Millisecond) // beyond the budget
