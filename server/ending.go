@@ -240,7 +240,8 @@ func (c *conn) causeOf(fd int, err error) *CloseError {
 
 // timedOut says what the kernel's ETIMEDOUT is: TCP_USER_TIMEOUT also ends a live peer that does not
 // read. After it the kernel has cleared the counters, but last_data_recv, last_ack_recv and snd_wnd
-// still tell, counted from now, however late our loop comes to ask.
+// still tell, counted from now, however late our loop comes to ask. Their difference does not depend on
+// that: for how long the peer had been silent when its kernel last answered.
 //
 // What an open window had room for, the kernel has sent again and again: the path is dead, however
 // lately something was heard. A closed window was probed at distances that double, so its last
@@ -257,10 +258,11 @@ func (c *conn) timedOut(fd int) (Reason, string) {
 		}
 	}
 	timeout := kernelOptions(*c.policy, c.srv.cfg.WriteTimeout, c.srv.cfg.Tick).UserTimeout
+	answered := ti.SndWndKnown && ti.LastAckRecv < timeout*3/4
 	switch {
-	case ti.LastDataRecv < c.policy.Timeout:
+	case ti.LastDataRecv < c.policy.Timeout, answered && ti.LastDataRecv-ti.LastAckRecv < c.policy.Timeout:
 		return PeerSlow, "it sends, but does not read"
-	case ti.SndWndKnown && ti.LastAckRecv < timeout*3/4:
+	case answered:
 		return PeerFrozen, "its kernel answers, but it does not read"
 	}
 	return HeartbeatLost, "the kernel gave up, and does not tell whether the peer's kernel answered"
