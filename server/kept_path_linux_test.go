@@ -164,17 +164,6 @@ func allLive(t testing.TB, o outcome) {
 	}
 }
 
-// ended wants everybody ended, by one of these.
-func ended(truth ...server.Reason) func(testing.TB, outcome) {
-	return func(t testing.TB, o outcome) {
-		assert.Len(t, o.ends, o.n, o.name)
-		for _, e := range o.ends {
-			assert.Contains(t, truth, e.end.Reason, "%s: %v after %v; %v; %+v",
-				o.name, e.end, e.at.Sub(o.acted).Round(time.Millisecond), e.end.Record, e.end.Record.TCP)
-		}
-	}
-}
-
 // endedOrBlind wants everybody ended by one of these, or of whom nothing had come back for a second, so that nobody could tell.
 func endedOrBlind(truth ...server.Reason) func(testing.TB, outcome) {
 	return func(t testing.TB, o outcome) {
