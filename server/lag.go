@@ -77,7 +77,11 @@ func (l *loop) overdue(now heartbeat.Tick) time.Duration {
 // wasLate notes that what was due at tick due has just been looked at.
 func (l *loop) wasLate(due heartbeat.Tick, now time.Duration) {
 	late := time.Duration(l.tick.Sub(due)) * l.srv.cfg.Tick
-	l.gauges.wasLate(now, late, l.excused(min(late, l.ownLateness(due)), now))
+	ours := l.excused(min(late, l.ownLateness(due)), now)
+	if turn := now - l.turnBegan(); turn >= l.srv.cfg.BlockWarning { // of which that holds too
+		ours -= turn
+	}
+	l.gauges.wasLate(now, late, ours)
 }
 
 // ownLateness is by how much the loop lets wait what was due at tick due, without the time for which the process

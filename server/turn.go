@@ -69,11 +69,7 @@ func (l *loop) measured() {
 	if t.n > t.exact {
 		weight = turnSample
 	}
-	began := t.at
-	if began == 0 { // the clock was read last when one of the few turns before it ended, or at the tick
-		began = max(t.seenAt, l.srv.startOf(t.tick))
-	}
-	d := max(now-began, 0)
+	d := max(now-l.turnBegan(), 0)
 	switch {
 	case crossed && d >= turnLong:
 		weight = 1 // each such turn is counted
@@ -92,6 +88,15 @@ func (l *loop) measured() {
 		}
 	}
 	l.gauges.turn(d, weight)
+}
+
+// turnBegan returns when the turn began; if that was not measured, it is no later than that: the clock was read
+// last when one of the few turns before it ended, or at the tick.
+func (l *loop) turnBegan() time.Duration {
+	if t := &l.turns; t.at == 0 {
+		return max(t.seenAt, l.srv.startOf(t.tick))
+	}
+	return l.turns.at
 }
 
 // startOf returns when a tick of the coarse clock began.
