@@ -130,8 +130,9 @@ func (s *Server) watchLag(l *loop, w *watch, seen, now time.Duration) {
 	if due := heartbeat.Tick(l.nextDue.Load()); due != 0 {
 		late = max(late, l.excused(l.ownLateness(due)-s.cfg.Tick, now))
 	}
-	if w.begun != nil {
-		lag, late = lag-w.held, late-w.held
+	if w.turn != 0 { // what the turn under way is to blame for is the watchdog's
+		turn := time.Duration(heartbeat.Tick(s.now.Load()).Sub(heartbeat.Tick(w.turn))) * s.cfg.Tick
+		lag, late = lag-turn, late-turn
 	}
 	if lag > s.cfg.BlockWarning || late > s.cfg.BlockWarning {
 		lw.lastAt = now

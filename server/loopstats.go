@@ -34,8 +34,8 @@ type LoopStats struct {
 	// piece of that without a turn in between. Both are exact.
 	Sweeping     time.Duration
 	SweepLongest time.Duration
-	// Turns counts turns by how long they took. A turn longer than a Config.Tick is always counted, and so is every
-	// turn while there are no more than 2,500 a second; of more than that one in 64 is measured, and stands for
+	// Turns counts turns by how long they took, but for those in which the process was held up. A turn longer than a
+	// Config.Tick is always counted, and so is every turn while there are no more than 2,500 a second; of more than that one in 64 is measured, and stands for
 	// the others, in Busy too; then the beginning of a long turn that was no sample is known to within 64 short turns.
 	Turns TurnHistogram
 	// Lags counts the times that the loop lagged by more than Config.BlockWarning, as logged. It does not count those

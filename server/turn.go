@@ -77,21 +77,21 @@ func (l *loop) measured() {
 		return // the sample stands for it
 	}
 	t.seenAt = now
-	if d >= turnLong && l.heldUp(heartbeat.Tick(t.tick), now) {
-		return // not by this turn
-	}
 	if d >= turnLong {
 		t.long = true
 		if d >= l.srv.cfg.BlockWarning {
 			l.gauges.blockEnd.Store(int64(now))
 			l.gauges.blockFor.Store(int64(d))
 		}
+		if l.heldUp(heartbeat.Tick(t.tick), now) {
+			return // not by this turn, or not alone
+		}
 	}
 	l.gauges.turn(d, weight)
 }
 
-// turnBegan returns when the turn began; if that was not measured, it is no later than that: the clock was read
-// last when one of the few turns before it ended, or at the tick.
+// turnBegan returns when the turn began. If that was not measured, it returns an instant shortly before: the clock
+// was last read when one of the few turns before it ended, or the tick began then.
 func (l *loop) turnBegan() time.Duration {
 	if t := &l.turns; t.at == 0 {
 		return max(t.seenAt, l.srv.startOf(t.tick))
