@@ -51,8 +51,9 @@ last byte, which came before the act, and told at most two ticks and a jiffy pas
 killed from the first that any method sees of it; what the machine held the server up by is taken off. Who stops reading is slow when its kernel has taken
 nothing for WriteTimeout, which counts from the last acknowledgement of a byte (the test asks the server's kernel every 5 ms). The
 server looks less often and may take it to be as late as the round trip and its variation allow; its limit has that added.
+A client whose own bytes arrive while ours are lost is heard for up to %s more, until its kernel, which hears of no acknowledgement, sends nothing new.
 `, *matrixReps, round(*matrixWindow), round(userTimeout), round(quickGrain), round(slowGrain), round(beatEvery), round(beatTimeout),
-		round(c.Policy.Interval), round(c.Policy.Timeout), round(c.FrameTimeout), round(c.Tick))
+		round(c.Policy.Interval), round(c.Policy.Timeout), round(c.FrameTimeout), round(c.Tick), round(lastWords))
 }
 
 // round writes a round duration.
