@@ -11,38 +11,49 @@ import (
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
-// lastWords is for how long a client whose kernel hears of no acknowledgement any more still says something new: until that
-// kernel sends again what it has not been acknowledged, and nothing else.
+// lastWords is for how long a client whose kernel hears of no acknowledgement any more still says
+// something new: until that kernel sends again what it has not been acknowledged, and nothing else.
 const lastWords = 600 * time.Millisecond
 
-// pathCases are the ways in which a path breaks, other than that an idle or lightly streamed cable is pulled.
+// pathCases are the ways in which a path breaks, other than that an idle or lightly streamed cable
+// is pulled.
 func pathCases(silent, streamed func(string, server.Reason, [methods]string) *row) []slowCase {
 	either := func(r *row) *row { // of what cannot even be sent the kernel may say why
 		r.truth = []server.Reason{server.PathDead, server.PathUnreachable}
 		return r
 	}
-	// Its window is closed, so that only the silence can tell; and that is asked by what it does not take.
-	closed := silent("window closed, then cable pulled", server.PathDead, [methods]string{byHeartbeat: "silent", byUserTimeout: "ETIMEDOUT"})
+	// Its window is closed, so that only the silence can tell; and that is asked by what it does
+	// not take.
+	closed := silent("window closed, then cable pulled", server.PathDead,
+		[methods]string{byHeartbeat: "silent", byUserTimeout: "ETIMEDOUT"})
 	closed.since, closed.suspect, closed.warned = false, afterSilence(matrixConfig.Policy.Interval*5/4), true
 	// What the client says arrives, so it is not silent at once.
 	oneWay := streamed("what we send is lost, what it sends arrives", server.PathDead,
 		[methods]string{byHeartbeat: "silent", byUserTimeout: "ETIMEDOUT"})
-	oneWay.since, oneWay.limit, oneWay.suspect = false, oneWay.limit+lastWords, afterSilence(matrixConfig.Policy.Interval)+lastWords
+	oneWay.since, oneWay.limit = false, oneWay.limit+lastWords
+	oneWay.suspect = afterSilence(matrixConfig.Policy.Interval) + lastWords
 	unsent := [methods]string{byHeartbeat: "silent", byUserTimeout: "ETIMEDOUT EHOSTUNREACH ENETUNREACH"}
 	idle := [methods]string{byHeartbeat: "silent", byKeepalive: "ETIMEDOUT EHOSTUNREACH ENETUNREACH"}
 	return []slowCase{
 		{row: streamed("cable pulled, streamed to heavily", server.PathDead,
-			[methods]string{byHeartbeat: "silent", byUserTimeout: "ETIMEDOUT"}), leg: legHeavy, load: heavily, act: pull},
+			[methods]string{byHeartbeat: "silent",
+				byUserTimeout: "ETIMEDOUT"}), leg: legHeavy, load: heavily, act: pull},
 		{row: silent("cable pulled in mid-frame", server.PathDead,
-			[methods]string{byEpoll: "IN", byHeartbeat: "silent", byKeepalive: "ETIMEDOUT"}), leg: legMidFrame, act: pullInMidFrame},
+			[methods]string{byEpoll: "IN", byHeartbeat: "silent",
+				byKeepalive: "ETIMEDOUT"}), leg: legMidFrame, act: pullInMidFrame},
 		{row: silent("cable pulled before the first frame", server.PathDead,
-			[methods]string{byHeartbeat: "silent", byKeepalive: "ETIMEDOUT"}), leg: legFirstFrame, comesLate: true, act: pullAtOnce},
+			[methods]string{byHeartbeat: "silent",
+				byKeepalive: "ETIMEDOUT"}), leg: legFirstFrame, comesLate: true, act: pullAtOnce},
 		{row: closed, leg: legClosed, load: heavily, talks: true, prepare: closeWindows, act: pullAndHush},
 		{row: oneWay, leg: legOneWay, load: lightly, talks: true, act: loseOurs},
-		{row: either(silent("our own link goes down, idle", server.PathDead, idle)), leg: legDownIdle, act: linkDown},
-		{row: either(streamed("our own link goes down, streamed to", server.PathDead, unsent)), leg: legDownStream, load: lightly, act: linkDown},
-		{row: either(silent("our own route goes, idle", server.PathDead, idle)), leg: legRouteIdle, act: routeGone},
-		{row: either(streamed("our own route goes, streamed to", server.PathDead, unsent)), leg: legRouteStream, load: lightly, act: routeGone},
+		{row: either(silent("our own link goes down, idle", server.PathDead, idle)), leg: legDownIdle,
+			act: linkDown},
+		{row: either(streamed("our own link goes down, streamed to", server.PathDead, unsent)),
+			leg: legDownStream, load: lightly, act: linkDown},
+		{row: either(silent("our own route goes, idle", server.PathDead, idle)), leg: legRouteIdle,
+			act: routeGone},
+		{row: either(streamed("our own route goes, streamed to", server.PathDead, unsent)),
+			leg: legRouteStream, load: lightly, act: routeGone},
 	}
 }
 
@@ -59,7 +70,8 @@ func pullInMidFrame(m *matrix, c *cast) error {
 	time.Sleep(50 * time.Millisecond) // they arrive
 	_, err := m.lab.Leg(c.leg).Cut()
 	if took := m.now().at - c.trials[0].act.at; took > matrixConfig.FrameTimeout/4 {
-		c.slow = fmt.Sprintf("the cable was pulled %v after the frame had begun", took) // nothing is known of the path by its deadline
+		// nothing is known of the path by its deadline
+		c.slow = fmt.Sprintf("the cable was pulled %v after the frame had begun", took)
 	}
 	return err
 }
@@ -109,7 +121,8 @@ func pullAndHush(m *matrix, c *cast) error {
 
 // loseOurs has the server's packets go to a host that does not exist.
 func loseOurs(m *matrix, c *cast) error {
-	return serverIP(m, c, "neigh", "replace", fmt.Sprintf("10.77.%d.2", c.leg+1), "lladdr", "02:00:00:00:00:01",
+	return serverIP(m, c, "neigh", "replace", fmt.Sprintf("10.77.%d.2", c.leg+1), "lladdr",
+		"02:00:00:00:00:01",
 		"dev", fmt.Sprint("toclient", c.leg+1), "nud", "permanent")
 }
 

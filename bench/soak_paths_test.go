@@ -20,7 +20,8 @@ import (
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
-// soakWays are how the path of a leg is broken: for how long, and what may be the reason if its sessions end by that.
+// soakWays are how the path of a leg is broken: for how long, and what may be the reason if its
+// sessions end by that.
 var soakWays = []struct {
 	name   string
 	within bool // it is mended before the timeout
@@ -34,7 +35,10 @@ var soakWays = []struct {
 		return r.ip("neigh replace " + r.router + " lladdr 02:00:00:00:00:01 dev " + r.device + " nud permanent")
 	}, func(r *remote) error { return r.ip("neigh del " + r.router + " dev " + r.device) }, oneOf(server.PathDead)},
 	{"own link down", false, false, func(r *remote) error { return r.ip("link set " + r.device + " down") },
-		func(r *remote) error { return r.ip("link set "+r.device+" up", r.route()) }, oneOf(server.PathDead, server.PathUnreachable)},
+		func(r *remote) error {
+			return r.ip("link set "+r.device+" up",
+				r.route())
+		}, oneOf(server.PathDead, server.PathUnreachable)},
 	{"cut within the timeout", true, false, (*remote).cut, (*remote).plug, oneOf(server.PathDead)},
 	{"own route gone", false, false, func(r *remote) error { return r.ip("route del " + r.clients) },
 		func(r *remote) error { return r.ip(r.route()) }, oneOf(server.PathDead, server.PathUnreachable)},
@@ -75,8 +79,8 @@ type remote struct {
 	conns   map[*net.TCPConn]bool
 }
 
-// startRemotes has clients come from legs of a network, to a listener that srv serves as well. Without the means to make one it
-// returns nil.
+// startRemotes has clients come from legs of a network, to a listener that srv serves as well.
+// Without the means to make one it returns nil.
 func startRemotes(t *testing.T, srv *server.Server, app *arena, held *heldUp) *remotes {
 	lab, err := netlab.New(soakLegs)
 	if err != nil {
@@ -88,9 +92,11 @@ func startRemotes(t *testing.T, srv *server.Server, app *arena, held *heldUp) *r
 	if err != nil {
 		t.Fatal(err)
 	}
-	rs := &remotes{lab: lab, port: ln.Addr().(*net.TCPAddr).Port, app: app, held: held, over: make(chan struct{})}
+	rs := &remotes{lab: lab, port: ln.Addr().(*net.TCPAddr).Port, app: app, held: held,
+		over: make(chan struct{})}
 	for i := range soakLegs {
-		rs.legs = append(rs.legs, &remote{remotes: rs, number: i, device: fmt.Sprint("toclient", i+1), router: fmt.Sprintf("10.77.%d.2", i+1),
+		rs.legs = append(rs.legs, &remote{remotes: rs, number: i, device: fmt.Sprint("toclient", i+1),
+			router:  fmt.Sprintf("10.77.%d.2", i+1),
 			clients: fmt.Sprintf("10.77.%d.4/30", i+1), conns: map[*net.TCPConn]bool{}})
 	}
 	app.remotes.Store(rs)
@@ -232,7 +238,8 @@ func (r *remote) breakAgain() {
 			lasts = timeout * 3 / 4
 		}
 		r.mu.Lock()
-		r.way, r.loose, r.from, r.until, r.holding = way, loose, time.Now(), time.Now().Add(time.Hour), r.held.total()
+		r.way, r.loose, r.holding = way, loose, r.held.total()
+		r.from, r.until = time.Now(), time.Now().Add(time.Hour)
 		r.mu.Unlock()
 		if err := w.sever(r); err != nil {
 			r.app.fail("%s: %v", w.name, err)
@@ -244,7 +251,8 @@ func (r *remote) breakAgain() {
 			r.app.fail("%s: %v", w.name, err)
 		}
 		r.mu.Lock()
-		r.until = latest(time.Now(), r.from.Add(2*timeout)).Add(interval) // a Ping that arrives late is waited for as long
+		// a Ping that arrives late is waited for as long
+		r.until = latest(time.Now(), r.from.Add(2*timeout)).Add(interval)
 		until := r.until
 		r.mu.Unlock()
 		if !going || !r.sleep(time.Until(until)) {
@@ -271,7 +279,8 @@ func (r *remote) judge(end *server.CloseError) {
 	case r.from.IsZero() || now.After(r.until):
 		r.app.fail("a session whose path was whole was ended: %v; %v; %+v", end, end.Record, end.Record.TCP)
 	case left && now.Sub(r.from) > soakConfig.Policy.Timeout: // it was let in as the path broke, and gave up
-	case end.Reason == server.HeartbeatLost && r.held.total()-r.holding > 200*time.Millisecond: // nobody looked in time
+	// nobody looked in time
+	case end.Reason == server.HeartbeatLost && r.held.total()-r.holding > 200*time.Millisecond:
 	case end.Reason == server.PeerStalledFrame && r.loose:
 	case !slices.Contains(w.told, end.Reason):
 		r.app.fail("%s: told %v; %v; %+v", w.name, end, end.Record, end.Record.TCP)

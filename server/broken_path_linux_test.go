@@ -18,7 +18,8 @@ import (
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
-// brief has deadlines that a test can wait for, and that leave the kernel time for some retransmissions.
+// brief has deadlines that a test can wait for, and that leave the kernel time for some
+// retransmissions.
 func brief() server.Config {
 	return server.Config{
 		Policy:           heartbeat.Policy{Interval: time.Second, Timeout: 3 * time.Second},
@@ -86,7 +87,8 @@ func routeIs(kind string) func(*line) error {
 
 // oneWay loses what the server sends, and nothing that the client sends.
 func oneWay(l *line) error {
-	return l.ip("neigh", "replace", "10.77.1.2", "lladdr", "02:00:00:00:00:01", "dev", "toclient1", "nud", "permanent")
+	return l.ip("neigh", "replace", "10.77.1.2", "lladdr", "02:00:00:00:00:01", "dev", "toclient1", "nud",
+		"permanent")
 }
 
 // play plays sc once.
@@ -128,20 +130,23 @@ func (sc scene) play(t *busy.T) {
 	sc.judge(l, cfg, time.Now(), l.h.nextClose(t))
 }
 
-// judge holds what was told since the act against the truth. The reason must be right whatever the machine does.
+// judge holds what was told since the act against the truth. The reason must be right whatever the
+// machine does.
 func (sc scene) judge(l *line, cfg server.Config, act time.Time, e ending) {
 	t, ti := l.t, e.end.Record.TCP
 	quiet := t.IfQuiet(held)
 	took := e.at.Sub(act)
 	l.mu.Lock()
-	suspects := slices.DeleteFunc(slices.Clone(l.suspects), func(s suspected) bool { return s.at.Before(act) })
+	suspects := slices.DeleteFunc(slices.Clone(l.suspects),
+		func(s suspected) bool { return s.at.Before(act) })
 	l.mu.Unlock()
 	l.h.mu.Lock()
 	recovers := slices.DeleteFunc(slices.Clone(l.h.recovers[l.s.ID()]), func(at time.Time) bool {
 		return at.Before(act.Add(200 * time.Millisecond)) // what was on its way
 	})
 	l.h.mu.Unlock()
-	t.Logf("%s: %v after %v, suspect %v: %v", sc.name, e.end.Reason, took.Round(time.Millisecond), since(suspects, act), e.end)
+	t.Logf("%s: %v after %v, suspect %v: %v", sc.name, e.end.Reason, took.Round(time.Millisecond),
+		since(suspects, act), e.end)
 	assert.Contains(t, sc.truth, e.end.Reason, "%s: %v; %v; %+v", sc.name, e.end, e.end.Record, ti)
 	assert.LessOrEqual(quiet, len(suspects), 1, "%s: it flaps: %v", sc.name, since(suspects, act))
 	assert.Empty(quiet, recovers, "%s: it recovers, and nothing was acknowledged", sc.name)
@@ -164,7 +169,8 @@ func (sc scene) judge(l *line, cfg server.Config, act time.Time, e ending) {
 	}
 }
 
-// held is for how long the machine may hold a test up that makes claims about how often the application is told something.
+// held is for how long the machine may hold a test up that makes claims about how often the
+// application is told something.
 const held = 300 * time.Millisecond
 
 // since writes suspicions as times from act.
@@ -211,8 +217,8 @@ var dead = []server.Reason{server.PathDead}
 // soon is within what a client that is sent to is suspect.
 const soon = time.Second
 
-// A cable that is pulled is told as that, whatever was going on: at which rate the server sends, whether the client was within a
-// frame, or before its first, and whether its window was closed.
+// A cable that is pulled is told as that, whatever was going on: at which rate the server sends,
+// whether the client was within a frame, or before its first, and whether its window was closed.
 func TestPathCut(t *testing.T) { busy.Try(t, testPathCut) }
 
 func testPathCut(t *busy.T) {
@@ -229,22 +235,27 @@ func testPathCut(t *busy.T) {
 	scenes := []scene{
 		{name: "idle", talk: 100 * time.Millisecond},
 		{name: "20 KB a second", size: 1000, every: 50 * time.Millisecond, warned: soon},
-		{name: "20 KB a second, talks", size: 1000, every: 50 * time.Millisecond, talk: 50 * time.Millisecond, warned: soon, byPath: true},
+		{name: "20 KB a second, talks", size: 1000, every: 50 * time.Millisecond,
+			talk: 50 * time.Millisecond, warned: soon, byPath: true},
 		{name: "200 KB a second", size: 10_000, every: 50 * time.Millisecond, cfg: small, warned: soon},
-		{name: "200 KB a second, talks", size: 10_000, every: 50 * time.Millisecond, talk: 50 * time.Millisecond, cfg: small,
+		{name: "200 KB a second, talks", size: 10_000, every: 50 * time.Millisecond,
+			talk: 50 * time.Millisecond, cfg: small,
 			warned: soon, byPath: true},
 		// BacklogMax is reached before anybody can know.
 		{name: "4 MB a second", size: 40_000, every: 10 * time.Millisecond, cfg: small, sudden: true,
 			truth: []server.Reason{server.PathDead, server.HeartbeatLost}},
 		{name: "within a frame", settle: 300 * time.Millisecond, act: withinFrame},
-		{name: "within a frame, streamed to", settle: 300 * time.Millisecond, size: 100, every: 50 * time.Millisecond,
+		{name: "within a frame, streamed to", settle: 300 * time.Millisecond, size: 100,
+			every:  50 * time.Millisecond,
 			warned: soon, act: withinFrame},
 		{name: "before the first frame", settle: 300 * time.Millisecond, mute: true},
 		{name: "before the first frame, streamed to", settle: 300 * time.Millisecond, mute: true, size: 100,
 			every: 50 * time.Millisecond, warned: soon},
-		{name: "window closed, talks", deaf: true, size: 4000, every: 50 * time.Millisecond, talk: 50 * time.Millisecond,
+		{name: "window closed, talks", deaf: true, size: 4000, every: 50 * time.Millisecond,
+			talk:   50 * time.Millisecond,
 			settle: 1500 * time.Millisecond, cfg: patient, within: 4 * time.Second},
-		{name: "window closed, silent", deaf: true, size: 4000, every: 10 * time.Millisecond, settle: 400 * time.Millisecond},
+		{name: "window closed, silent", deaf: true, size: 4000, every: 10 * time.Millisecond,
+			settle: 400 * time.Millisecond},
 	}
 	for i := range scenes {
 		sc := &scenes[i]
@@ -261,17 +272,21 @@ func testPathCut(t *busy.T) {
 	playAll(t, scenes)
 }
 
-// What the server sends gets lost, what the client sends arrives: until the client's kernel, which hears of no acknowledgement,
-// sends nothing new any more.
+// What the server sends gets lost, what the client sends arrives: until the client's kernel, which
+// hears of no acknowledgement, sends nothing new any more.
 func TestPathOneWay(t *testing.T) { busy.Try(t, testPathOneWay) }
 
 func testPathOneWay(t *busy.T) {
 	t.Parallel()
 	scenes := []scene{
-		{name: "talks and is streamed to", size: 100, every: 20 * time.Millisecond, talk: 20 * time.Millisecond, warned: 2 * soon},
-		{name: "talks seldom and is streamed to", size: 100, every: 20 * time.Millisecond, talk: 400 * time.Millisecond, warned: 2 * soon},
-		{name: "talks seldom and is sent to seldom", size: 100, every: 400 * time.Millisecond, talk: 400 * time.Millisecond},
-		{name: "talks seldom and is streamed to heavily", size: 10_000, every: 50 * time.Millisecond, talk: 400 * time.Millisecond,
+		{name: "talks and is streamed to", size: 100, every: 20 * time.Millisecond,
+			talk: 20 * time.Millisecond, warned: 2 * soon},
+		{name: "talks seldom and is streamed to", size: 100, every: 20 * time.Millisecond,
+			talk: 400 * time.Millisecond, warned: 2 * soon},
+		{name: "talks seldom and is sent to seldom", size: 100, every: 400 * time.Millisecond,
+			talk: 400 * time.Millisecond},
+		{name: "talks seldom and is streamed to heavily", size: 10_000, every: 50 * time.Millisecond,
+			talk:   400 * time.Millisecond,
 			warned: 2 * soon},
 		{name: "silent and streamed to", size: 100, every: 20 * time.Millisecond, warned: soon},
 		{name: "silent"},
@@ -283,14 +298,15 @@ func testPathOneWay(t *busy.T) {
 	playAll(t, scenes)
 }
 
-// talkerTimeout is within what a standstill is told of a client that talks: its progress is looked at each eighth of WriteTimeout.
+// talkerTimeout is within what a standstill is told of a client that talks: its progress is looked
+// at each eighth of WriteTimeout.
 func talkerTimeout() time.Duration {
 	cfg := brief()
 	return cfg.Policy.Timeout + cfg.Policy.Timeout/8 + 2*cfg.Tick + 600*time.Millisecond // its last words
 }
 
-// Large packets get lost, on the way to the client, and nobody says so; small ones and acknowledgements arrive. So the client
-// is heard all the time, and takes nothing.
+// Large packets get lost, on the way to the client, and nobody says so; small ones and
+// acknowledgements arrive. So the client is heard all the time, and takes nothing.
 func TestPathLosesLargePackets(t *testing.T) { busy.Try(t, testPathLosesLargePackets) }
 
 func testPathLosesLargePackets(t *busy.T) {
@@ -302,7 +318,8 @@ func testPathLosesLargePackets(t *busy.T) {
 	}
 	for i := range scenes {
 		sc := &scenes[i]
-		sc.talk, sc.truth, sc.settle, sc.within, sc.byPath = 50*time.Millisecond, dead, time.Second, talkerTimeout(), true
+		sc.talk, sc.truth, sc.byPath = 50*time.Millisecond, dead, true
+		sc.settle, sc.within = time.Second, talkerTimeout()
 		sc.warned = 2*soon + sc.every
 		sc.within += sc.every
 		sc.act = func(l *line) error {
@@ -310,7 +327,8 @@ func testPathLosesLargePackets(t *busy.T) {
 			if err := leg.Relay(netlab.Shape{}); err != nil { // it sends each packet by itself
 				return err
 			}
-			if out, err := leg.Command("ip", "link", "set", "toserver", "mtu", "600").CombinedOutput(); err != nil {
+			if out, err := leg.Command("ip", "link", "set", "toserver", "mtu",
+				"600").CombinedOutput(); err != nil {
 				return fmt.Errorf("ip: %w: %s", err, out)
 			}
 			return nil
@@ -337,7 +355,8 @@ func testPathOwnSide(t *busy.T) {
 		for _, sc := range []scene{
 			{name: "idle"},
 			{name: "streamed to", size: 100, every: 20 * time.Millisecond, warned: soon},
-			{name: "talks and is streamed to", size: 100, every: 20 * time.Millisecond, talk: 400 * time.Millisecond, warned: soon},
+			{name: "talks and is streamed to", size: 100, every: 20 * time.Millisecond,
+				talk: 400 * time.Millisecond, warned: soon},
 			{name: "streamed to heavily", size: 10_000, every: 50 * time.Millisecond, warned: soon},
 		} {
 			sc.name = act.name + ", " + sc.name

@@ -12,7 +12,8 @@ import (
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
-// A session that is closed in good order and cannot be written out says why not, and blames the peer only if the peer is reached.
+// A session that is closed in good order and cannot be written out says why not, and blames the
+// peer only if the peer is reached.
 func TestPathCloseHandshake(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -24,12 +24,13 @@ type multitude struct {
 	n      int
 	cfg    func(*server.Config)
 	shape  *netlab.Shape
-	rcvbuf int                                    // of the clients
-	hush   bool                                   // they say no first word
-	client func(c *client)                        // what each does; nil: it reads nothing
-	talk   time.Duration                          // each sends a message this often; 0: never
-	echo   bool                                   // and is sent it back
-	join   [2]int                                 // so many messages of so many bytes are sent to each as it joins
+	rcvbuf int             // of the clients
+	hush   bool            // they say no first word
+	client func(c *client) // what each does; nil: it reads nothing
+	talk   time.Duration   // each sends a message this often; 0: never
+	echo   bool            // and is sent it back
+	// so many messages of so many bytes are sent to each as it joins
+	join   [2]int
 	size   int                                    // bytes of each message that the server sends later
 	every  time.Duration                          // how often; 0: never
 	settle time.Duration                          // before act
@@ -139,7 +140,8 @@ func (m multitude) play(t *busy.T) {
 	defer mu.Unlock()
 	st := o.srv.Stats()
 	o.recovered = st.Recovered
-	t.Logf("%s: of %d %d live; suspected %v, %d recovered; %v", m.name, m.n, m.n-len(o.ends), o.suspected, o.recovered, o.reasons())
+	t.Logf("%s: of %d %d live; suspected %v, %d recovered; %v", m.name, m.n, m.n-len(o.ends), o.suspected,
+		o.recovered, o.reasons())
 	if late := o.over.Sub(o.acted) - m.lasts; m.act != nil && late > 100*time.Millisecond {
 		t.CannotTell("%s: what was done took %v longer", m.name, late)
 		return
@@ -164,13 +166,15 @@ func allLive(t testing.TB, o outcome) {
 	}
 }
 
-// endedOrBlind wants everybody ended by one of these, or of whom nothing had come back for a second, so that nobody could tell.
+// endedOrBlind wants everybody ended by one of these, or of whom nothing had come back for a
+// second, so that nobody could tell.
 func endedOrBlind(truth ...server.Reason) func(testing.TB, outcome) {
 	return func(t testing.TB, o outcome) {
 		assert.Len(t, o.ends, o.n, o.name)
 		blind := 0
 		for _, e := range o.ends {
-			if r := e.end.Reason; (r == server.PathDead || r == server.HeartbeatLost) && e.end.Record.TCP.LastAckRecv > time.Second {
+			if r := e.end.Reason; (r == server.PathDead || r == server.HeartbeatLost) &&
+				e.end.Record.TCP.LastAckRecv > time.Second {
 				blind++
 				continue
 			}
@@ -182,25 +186,28 @@ func endedOrBlind(truth ...server.Reason) func(testing.TB, outcome) {
 	}
 }
 
-// few wants nobody ended but some, by one of these, because what the kernel tells is not enough there to do better.
+// few wants nobody ended but some, by one of these, because what the kernel tells is not enough
+// there to do better.
 func few(most int, truth ...server.Reason) func(testing.TB, outcome) {
 	return func(t testing.TB, o outcome) {
 		assert.LessOrEqual(t, len(o.ends), most, "%s: %v", o.name, o.reasons())
 		for _, e := range o.ends {
-			assert.Contains(t, truth, e.end.Reason, "%s: %v; %v; %+v", o.name, e.end, e.end.Record, e.end.Record.TCP)
+			assert.Contains(t, truth, e.end.Reason, "%s: %v; %v; %+v", o.name, e.end, e.end.Record,
+				e.end.Record.TCP)
 		}
 	}
 }
 
-// whoeverIsReached wants everybody alive whose kernel has been reached again before Timeout: the others are ended of the path, and
-// then nothing came back after it was mended.
+// whoeverIsReached wants everybody alive whose kernel has been reached again before Timeout: the
+// others are ended of the path, and then nothing came back after it was mended.
 func whoeverIsReached(t testing.TB, o outcome) {
 	for _, e := range o.ends {
 		ti := e.end.Record.TCP
 		back := e.at.Sub(o.over) - e.end.Record.TCPAge
 		assert.Equal(t, server.PathDead, e.end.Reason, "%s: %v after %v; %v; %+v",
 			o.name, e.end, e.at.Sub(o.acted).Round(time.Millisecond), e.end.Record, ti)
-		assert.GreaterOrEqual(t, ti.LastAckRecv, back-50*time.Millisecond, "%s: it was reached %v before it was ended", o.name, ti.LastAckRecv)
+		assert.GreaterOrEqual(t, ti.LastAckRecv, back-50*time.Millisecond,
+			"%s: it was reached %v before it was ended", o.name, ti.LastAckRecv)
 	}
 }
 
@@ -217,8 +224,8 @@ func playEach(t *busy.T, all []multitude) {
 	playing.Wait()
 }
 
-// A link that has been away and is good again convicts nobody of being frozen: the client's bytes wait for its own kernel's
-// backed-off retry, while that kernel acknowledges our Pings at once.
+// A link that has been away and is good again convicts nobody of being frozen: the client's bytes
+// wait for its own kernel's backed-off retry, while that kernel acknowledges our Pings at once.
 func TestPathAway(t *testing.T) { busy.Try(t, testPathAway) }
 
 func testPathAway(t *busy.T) {
@@ -236,15 +243,22 @@ func testPathAway(t *busy.T) {
 	}
 	all := []multitude{
 		// Our first Ping is sent again in time, what the clients said at 3 s or later.
-		{name: "1.5 s of 3, talk", n: 20, talk: 100 * time.Millisecond, lasts: 1500 * time.Millisecond, act: away, judge: allLive},
+		{name: "1.5 s of 3, talk", n: 20, talk: 100 * time.Millisecond, lasts: 1500 * time.Millisecond,
+			act: away, judge: allLive},
 		{name: "1.5 s of 3, idle", n: 20, lasts: 1500 * time.Millisecond, act: away, judge: allLive},
-		{name: "1.5 s of 3, echo", n: 20, talk: 100 * time.Millisecond, echo: true, lasts: 1500 * time.Millisecond, act: away, judge: whoeverIsReached},
-		{name: "3.5 s of 5, talk", n: 20, talk: 20 * time.Millisecond, cfg: long, lasts: 3500 * time.Millisecond, act: away, judge: allLive},
+		{name: "1.5 s of 3, echo", n: 20, talk: 100 * time.Millisecond, echo: true,
+			lasts: 1500 * time.Millisecond, act: away, judge: whoeverIsReached},
+		{name: "3.5 s of 5, talk", n: 20, talk: 20 * time.Millisecond, cfg: long,
+			lasts: 3500 * time.Millisecond, act: away, judge: allLive},
 		// Not everybody's Ping is sent again before Timeout.
-		{name: "2.3 s of 3, talk", n: 20, talk: 100 * time.Millisecond, lasts: 2300 * time.Millisecond, act: away, judge: whoeverIsReached},
-		{name: "2.3 s of 3, idle", n: 20, lasts: 2300 * time.Millisecond, act: away, judge: whoeverIsReached},
-		{name: "2.3 s of 3, echo", n: 20, talk: 100 * time.Millisecond, echo: true, lasts: 2300 * time.Millisecond, act: away, judge: whoeverIsReached},
-		{name: "2.9 s of 3, streamed to", n: 20, size: 100, every: 50 * time.Millisecond, lasts: 2900 * time.Millisecond, act: away, judge: whoeverIsReached},
+		{name: "2.3 s of 3, talk", n: 20, talk: 100 * time.Millisecond, lasts: 2300 * time.Millisecond,
+			act: away, judge: whoeverIsReached},
+		{name: "2.3 s of 3, idle", n: 20, lasts: 2300 * time.Millisecond, act: away,
+			judge: whoeverIsReached},
+		{name: "2.3 s of 3, echo", n: 20, talk: 100 * time.Millisecond, echo: true,
+			lasts: 2300 * time.Millisecond, act: away, judge: whoeverIsReached},
+		{name: "2.9 s of 3, streamed to", n: 20, size: 100, every: 50 * time.Millisecond,
+			lasts: 2900 * time.Millisecond, act: away, judge: whoeverIsReached},
 	}
 	for i := range all {
 		m := &all[i]
@@ -263,14 +277,19 @@ func testPathOwnSideAway(t *busy.T) {
 			return err
 		}
 		time.Sleep(d)
-		return l.ServerCommand("sh", "-c", "ip link set toclient1 up && ip route replace 10.77.1.4/30 via 10.77.1.2").Run()
+		return l.ServerCommand("sh", "-c",
+			"ip link set toclient1 up && ip route replace 10.77.1.4/30 via 10.77.1.2").Run()
 	}
 	all := []multitude{
-		{name: "own link, 0.4 s, streamed to", n: 10, size: 100, every: 50 * time.Millisecond, lasts: 400 * time.Millisecond, act: ownLinkDown, judge: allLive},
-		{name: "own link, 1.5 s, idle", n: 10, lasts: 1500 * time.Millisecond, act: ownLinkDown, judge: allLive},
-		{name: "own link, 1.5 s, streamed to", n: 10, size: 100, every: 50 * time.Millisecond, lasts: 1500 * time.Millisecond, act: ownLinkDown,
+		{name: "own link, 0.4 s, streamed to", n: 10, size: 100, every: 50 * time.Millisecond,
+			lasts: 400 * time.Millisecond, act: ownLinkDown, judge: allLive},
+		{name: "own link, 1.5 s, idle", n: 10, lasts: 1500 * time.Millisecond, act: ownLinkDown,
+			judge: allLive},
+		{name: "own link, 1.5 s, streamed to", n: 10, size: 100, every: 50 * time.Millisecond,
+			lasts: 1500 * time.Millisecond, act: ownLinkDown,
 			judge: whoeverIsReached},
-		{name: "own link, 2.3 s, talk", n: 10, talk: 100 * time.Millisecond, lasts: 2300 * time.Millisecond, act: ownLinkDown, judge: whoeverIsReached},
+		{name: "own link, 2.3 s, talk", n: 10, talk: 100 * time.Millisecond,
+			lasts: 2300 * time.Millisecond, act: ownLinkDown, judge: whoeverIsReached},
 	}
 	for i := range all {
 		m := &all[i]
@@ -279,8 +298,8 @@ func testPathOwnSideAway(t *busy.T) {
 	playEach(t, all)
 }
 
-// A join download that takes longer than every deadline is no fault of who reads it and answers every Ping: its first Ping is
-// behind the bulk.
+// A join download that takes longer than every deadline is no fault of who reads it and answers
+// every Ping: its first Ping is behind the bulk.
 func TestPathJoinDownload(t *testing.T) { busy.Try(t, testPathJoinDownload) }
 
 func testPathJoinDownload(t *busy.T) {
@@ -293,11 +312,15 @@ func testPathJoinDownload(t *busy.T) {
 		return &netlab.Shape{Delay: delay, Rate: rate, Queue: queue}
 	}
 	all := []multitude{
-		{name: "300 kB at 60 kB/s", join: [2]int{15, 20_000}, shape: shape(20*time.Millisecond, 60_000, 32<<10)},
-		{name: "300 kB at 60 kB/s, far away", join: [2]int{15, 20_000}, shape: shape(150*time.Millisecond, 60_000, 32<<10)},
-		{name: "900 kB at 180 kB/s", join: [2]int{45, 20_000}, shape: shape(20*time.Millisecond, 180_000, 64<<10)},
-		{name: "900 kB at 180 kB/s, and a stream", join: [2]int{45, 20_000}, shape: shape(20*time.Millisecond, 180_000, 64<<10),
-			size: 100, every: 50 * time.Millisecond},
+		{name: "300 kB at 60 kB/s", join: [2]int{15, 20_000}, shape: shape(20*time.Millisecond, 60_000,
+			32<<10)},
+		{name: "300 kB at 60 kB/s, far away", join: [2]int{15, 20_000}, shape: shape(150*time.Millisecond,
+			60_000, 32<<10)},
+		{name: "900 kB at 180 kB/s", join: [2]int{45, 20_000}, shape: shape(20*time.Millisecond, 180_000,
+			64<<10)},
+		{name: "900 kB at 180 kB/s, and a stream", join: [2]int{45, 20_000},
+			shape: shape(20*time.Millisecond, 180_000, 64<<10),
+			size:  100, every: 50 * time.Millisecond},
 	}
 	for i := range all {
 		m := &all[i]
@@ -325,31 +348,43 @@ func testPathThatIsPoor(t *busy.T) {
 	bloat := &netlab.Shape{Delay: 20 * time.Millisecond, Rate: 60_000, Queue: 120_000} // 2 s
 	unknown := []server.Reason{server.PeerFrozen, server.PathDead, server.HeartbeatLost}
 	playEach(t, []multitude{
-		{name: "slow reader, whose window opens and closes", n: 10, shape: &netlab.Shape{Delay: 30 * time.Millisecond}, rcvbuf: 16 << 10,
-			client: slowly(1500*time.Millisecond, 16<<10), talk: 100 * time.Millisecond, size: 2000, every: 200 * time.Millisecond,
+		{name: "slow reader, whose window opens and closes", n: 10,
+			shape: &netlab.Shape{Delay: 30 * time.Millisecond}, rcvbuf: 16 << 10,
+			client: slowly(1500*time.Millisecond,
+				16<<10), talk: 100 * time.Millisecond, size: 2000, every: 200 * time.Millisecond,
 			wait: 12 * time.Second, judge: allLive},
 		{name: "slower reader", n: 10, shape: &netlab.Shape{Delay: 100 * time.Millisecond}, rcvbuf: 8 << 10,
-			client: slowly(2500*time.Millisecond, 64<<10), talk: 100 * time.Millisecond, size: 2000, every: 200 * time.Millisecond,
+			client: slowly(2500*time.Millisecond,
+				64<<10), talk: 100 * time.Millisecond, size: 2000, every: 200 * time.Millisecond,
 			wait: 12 * time.Second, judge: allLive},
-		{name: "reads nothing, talks, 20 % loss", n: 20, shape: loss(0.2, 3), rcvbuf: 16 << 10, talk: 100 * time.Millisecond,
-			size: 2000, every: 50 * time.Millisecond, wait: 12 * time.Second, judge: endedOrBlind(server.PeerSlow, server.PeerFrozen)},
+		{name: "reads nothing, talks, 20 % loss", n: 20, shape: loss(0.2, 3), rcvbuf: 16 << 10,
+			talk: 100 * time.Millisecond,
+			size: 2000, every: 50 * time.Millisecond, wait: 12 * time.Second,
+			judge: endedOrBlind(server.PeerSlow, server.PeerFrozen)},
 		{name: "reads nothing, silent, 20 % loss", n: 20, shape: loss(0.2, 3), rcvbuf: 16 << 10,
-			size: 2000, every: 50 * time.Millisecond, wait: 8 * time.Second, judge: endedOrBlind(server.PeerFrozen, server.PeerSlow)},
-		{name: "echo, 20 % loss", n: 40, shape: loss(0.2, 4), client: beats, talk: 100 * time.Millisecond, echo: true,
-			cfg: lenient, wait: 14 * time.Second, judge: few(2, unknown...)},
-		{name: "echo, 30 % loss", n: 40, shape: loss(0.3, 5), client: beats, talk: 100 * time.Millisecond, echo: true,
-			cfg: lenient, wait: 14 * time.Second, judge: few(12, unknown...)},
-		{name: "bloat of 2 s, talks, streamed to", n: 5, shape: bloat, client: beats, talk: 200 * time.Millisecond,
+			size: 2000, every: 50 * time.Millisecond, wait: 8 * time.Second,
+			judge: endedOrBlind(server.PeerFrozen, server.PeerSlow)},
+		{name: "echo, 20 % loss", n: 40, shape: loss(0.2, 4), client: beats, talk: 100 * time.Millisecond,
+			echo: true,
+			cfg:  lenient, wait: 14 * time.Second, judge: few(2, unknown...)},
+		{name: "echo, 30 % loss", n: 40, shape: loss(0.3, 5), client: beats, talk: 100 * time.Millisecond,
+			echo: true,
+			cfg:  lenient, wait: 14 * time.Second, judge: few(12, unknown...)},
+		{name: "bloat of 2 s, talks, streamed to", n: 5, shape: bloat, client: beats,
+			talk: 200 * time.Millisecond,
 			size: 4000, every: 250 * time.Millisecond, wait: 15 * time.Second, judge: allLive},
 		{name: "bloat of 2 s, silent, streamed to", n: 5, shape: bloat, client: beats,
-			size: 4000, every: 250 * time.Millisecond, wait: 15 * time.Second, judge: few(3, server.HeartbeatLost)},
-		{name: "bulk, limited by the congestion window", n: 3, shape: &netlab.Shape{Delay: 150 * time.Millisecond, Rate: 100_000, Queue: 30_000},
-			client: beats, talk: 50 * time.Millisecond, size: 20_000, every: 300 * time.Millisecond, wait: 10 * time.Second, judge: allLive},
+			size: 4000, every: 250 * time.Millisecond, wait: 15 * time.Second, judge: few(3,
+				server.HeartbeatLost)},
+		{name: "bulk, limited by the congestion window", n: 3,
+			shape:  &netlab.Shape{Delay: 150 * time.Millisecond, Rate: 100_000, Queue: 30_000},
+			client: beats, talk: 50 * time.Millisecond, size: 20_000, every: 300 * time.Millisecond, wait: 10 * time.Second,
+			judge: allLive},
 	})
 }
 
-// Everybody's link goes away at once, for most of Timeout: that is a symptom of this side's network. A grace round is granted, and
-// saves those who only listen as well as those who talk.
+// Everybody's link goes away at once, for most of Timeout: that is a symptom of this side's
+// network. A grace round is granted, and saves those who only listen as well as those who talk.
 func TestPathMassOutage(t *testing.T) { busy.Try(t, testPathMassOutage) }
 
 func testPathMassOutage(t *busy.T) {
@@ -364,8 +399,9 @@ func testPathMassOutage(t *busy.T) {
 	h.onMessage = func(*server.Session, []byte) error { return nil }
 	cfg := brief()
 	cfg.HandshakeTimeout = 20 * time.Second
-	// The kernel sends a Ping again at 0.2, 0.4, 0.8, 1.6 and 3.3 s. An idle client is due 2.65 to 2.9 s after the first Ping that it
-	// was sent; so without grace it has no chance, and with it a safe one.
+	// The kernel sends a Ping again at 0.2, 0.4, 0.8, 1.6 and 3.3 s. An idle client is due 2.65 to
+	// 2.9 s after the first Ping that it was sent; so without grace it has no chance, and with it a
+	// safe one.
 	cfg.Policy.Timeout = 3400 * time.Millisecond
 	ln, err := lab.Listen(0)
 	require.NoError(t, err)
@@ -399,7 +435,8 @@ func testPathMassOutage(t *busy.T) {
 	for _, kind := range []bool{true, false} {
 		n := 0
 		for what, count := range lost {
-			if slices.Contains([]string{fmt.Sprintf("%v, talks: %v", server.PathDead, kind), fmt.Sprintf("%v, talks: %v", server.PeerFrozen, kind)}, what) {
+			if slices.Contains([]string{fmt.Sprintf("%v, talks: %v", server.PathDead, kind),
+				fmt.Sprintf("%v, talks: %v", server.PeerFrozen, kind)}, what) {
 				n += count
 			}
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/pulsewheel/pulsewheel/server"
 )
 
-// A client that reads everything and has never answered a Ping is every client author's first mistake: the detail says so. Of one
-// that has answered before, it does not.
+// A client that reads everything and has never answered a Ping is every client author's first
+// mistake: the detail says so. Of one that has answered before, it does not.
 func TestPathNeverAnswered(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -18,8 +18,8 @@ import (
 
 func init() { roles["zoned"] = zonedRole }
 
-// zonedRole serves at fe80::a%d0, is dialled from fe80::b%d1, and says as which address it knows its client, and as which it
-// remembers it.
+// zonedRole serves at fe80::a%d0, is dialled from fe80::b%d1, and says as which address it knows
+// its client, and as which it remembers it.
 func zonedRole([]string) {
 	must := func(err error) {
 		if err != nil {
