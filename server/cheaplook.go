@@ -6,10 +6,11 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
-// cheapLook returns the time to the next look at a session for which the kernel need not be asked now, else 0.
-// Each write begins a watch over the path, so a session that is busy is looked at once in Policy.Warning; and
-// asking for what is unacknowledged is most of what a look costs. But while the peer is heard there is nothing to
-// be warned of, and progress is looked at each eighth of WriteTimeout only.
+// cheapLook returns the time to the next look at a session for which the kernel need not be asked
+// now, else 0. Each write begins a watch over the path, so a session that is busy is looked at once
+// in Policy.Warning; and asking for what is unacknowledged is most of what a look costs. But while
+// the peer is heard there is nothing to be warned of, and progress is looked at each eighth of
+// WriteTimeout only.
 func (c *conn) cheapLook(now time.Duration) time.Duration {
 	warning := c.policy.Warning
 	if warning <= 0 || c.pingEnd != 0 || c.suspected || c.sock.OutboundBuffered() != 0 || c.stood(now) >= warning/2 {

@@ -14,8 +14,8 @@ const (
 	creditMax   = time.Millisecond       // what is not used is not saved up for longer than this; nor is more owed
 )
 
-// share is what of its time a loop may spend on what it has to do besides its turns. It accrues with time
-// and not with rounds of epoll, because a round may take microseconds or seconds.
+// share is what of its time a loop may spend on what it has to do besides its turns. It accrues
+// with time and not with rounds of epoll, because a round may take microseconds or seconds.
 type share struct {
 	credit time.Duration
 	at     time.Duration // up to which it has accrued
@@ -28,7 +28,8 @@ func (s *share) accrue(now time.Duration) {
 
 func (s *share) charge(d time.Duration) { s.credit = max(s.credit-d, -creditMax) }
 
-// chores is what a loop does besides its turns: it sweeps the wheel and tells the sessions in a Drain.
+// chores is what a loop does besides its turns: it sweeps the wheel and tells the sessions in a
+// Drain.
 type chores struct {
 	share   share
 	telling *telling // that has more to tell now; nil: none
@@ -48,16 +49,16 @@ func (l *loop) endTurn() {
 	l.leave()
 }
 
-// pass does chores if they have not been cut short; if they have been, each choreEvery-th turn goes on with
-// them as far as the share allows: in a round that is long they must not wait for its end.
+// pass does chores if they have not been cut short; if they have been, each choreEvery-th turn goes
+// on with them as far as the share allows: in a round that is long they must not wait for its end.
 func (l *loop) pass() {
 	if l.chores.passes++; !l.chores.cut || l.chores.passes%choreEvery == 0 {
 		l.work()
 	}
 }
 
-// between is pass within a turn that does much, after the i-th thing that it does. The wheel is due by the
-// coarse clock: the turn's own may be old by then.
+// between is pass within a turn that does much, after the i-th thing that it does. The wheel is due
+// by the coarse clock: the turn's own may be old by then.
 func (l *loop) between(i int) {
 	if i%choreEvery == choreEvery-1 {
 		l.midTurn()
@@ -75,8 +76,8 @@ func (l *loop) midTurn() {
 	}
 }
 
-// work does chores for as long as the share allows, or sweepBudget in each round: a loop that has nothing
-// else to do goes round quickly. What is left waits for the share, or for the next round.
+// work does chores for as long as the share allows, or sweepBudget in each round: a loop that has
+// nothing else to do goes round quickly. What is left waits for the share, or for the next round.
 func (l *loop) work() {
 	c := &l.chores
 	if c.busy {
@@ -107,7 +108,8 @@ func (l *loop) work() {
 	}
 }
 
-// sweep looks at what is due, until the clock says until. It reports when it ended, and whether nothing is left.
+// sweep looks at what is due, until the clock says until. It reports when it ended, and whether
+// nothing is left.
 func (l *loop) sweep(start, until time.Duration) (end time.Duration, done bool) {
 	due := heartbeat.Tick(l.nextDue.Load())
 	batch := sweepBatch

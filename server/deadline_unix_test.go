@@ -99,8 +99,9 @@ func cpu(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// spends waits for ok, and fails if it is not so when this process has used so much of the processors since: on a
-// machine that gives it little, that takes longer. If the machine gives it next to nothing, the test is skipped.
+// spends waits for ok, and fails if it is not so when this process has used so much of the
+// processors since: on a machine that gives it little, that takes longer. If the machine gives it
+// next to nothing, the test is skipped.
 func spends(t *testing.T, used time.Duration, ok func() bool, what string, args ...any) {
 	t.Helper()
 	began, at := cpu(t), time.Now()
@@ -115,8 +116,9 @@ func spends(t *testing.T, used time.Duration, ok func() bool, what string, args 
 	}
 }
 
-// keepsDeadlines checks that timers and deadlines of sessions beside what keeps the loop busy are not put off without
-// end. They have been put off by ten seconds and more, so two seconds of the processor's time are plenty.
+// keepsDeadlines checks that timers and deadlines of sessions beside what keeps the loop busy are
+// not put off without end. They have been put off by ten seconds and more, so two seconds of the
+// processor's time are plenty.
 func keepsDeadlines(t *testing.T, h *recorder, cfg server.Config, busy func(srv *server.Server)) {
 	t.Helper()
 	cfg.Loops, cfg.HandshakeTimeout = 1, 2*time.Second
@@ -169,12 +171,14 @@ func TestDeadlineBesideBusyClients(t *testing.T) {
 	keepsDeadlines(t, burns(100*time.Microsecond), cfg, func(srv *server.Server) { startCrowd(t, srv, "echoers", 800) })
 }
 
-// So they are beside few that send as much as they can: a read of theirs alone takes a third of a second.
+// So they are beside few that send as much as they can: a read of theirs alone takes a third of a
+// second.
 func TestDeadlineBesideAFlood(t *testing.T) {
 	keepsDeadlines(t, burns(20*time.Microsecond), quick(), func(srv *server.Server) { startCrowd(t, srv, "flooders", 40) })
 }
 
-// So are many that are due at once: they have a share of the time, and not of each round of epoll, of which this took 600.
+// So are many that are due at once: they have a share of the time, and not of each round of epoll,
+// of which this took 600.
 func TestDeadlineOfManyTimers(t *testing.T) {
 	const timers, each = 3000, 20 * time.Microsecond
 	h, cfg := burns(100*time.Microsecond), patient()
@@ -194,8 +198,8 @@ func TestDeadlineOfManyTimers(t *testing.T) {
 	t.Logf("%d timers have fired within %v", timers, time.Since(began).Round(time.Millisecond))
 }
 
-// Who comes in, beside clients that never leave the loop without work, has a share of it too: 8 in each round of
-// epoll took seven seconds.
+// Who comes in, beside clients that never leave the loop without work, has a share of it too: 8 in
+// each round of epoll took seven seconds.
 func TestDeadlineOfTheFrontDoor(t *testing.T) {
 	const busy, more = 300, 600
 	h, cfg := burns(300*time.Microsecond), patient()
@@ -208,7 +212,8 @@ func TestDeadlineOfTheFrontDoor(t *testing.T) {
 	t.Logf("%d sessions have come in within %v", more, time.Since(began).Round(time.Millisecond))
 }
 
-// A Drain tells its sessions in the first quarter of its time also beside clients that never leave the loop without work.
+// A Drain tells its sessions in the first quarter of its time also beside clients that never leave
+// the loop without work.
 func TestDeadlineOfADrain(t *testing.T) {
 	const busy, more, deadline = 300, 600, 6 * time.Second
 	h, cfg := burns(300*time.Microsecond), patient()

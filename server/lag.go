@@ -12,8 +12,8 @@ const (
 	lagCalm    = time.Second     // a loop lags no more when it has not for so long
 )
 
-// round is the round of epoll that is being measured: from a byte sent through the loop's seed until it is
-// read. A socket that becomes readable at the same moment waits for as long.
+// round is the round of epoll that is being measured: from a byte sent through the loop's seed
+// until it is read. A socket that becomes readable at the same moment waits for as long.
 type round struct {
 	at   time.Duration
 	tick heartbeat.Tick // the coarse clock, then
@@ -26,7 +26,8 @@ func (l *loop) roundAsked() {
 	l.gauges.roundSince.Store(int64(l.round.at))
 }
 
-// roundCame is called when the byte has come. If the process was held up meanwhile, that was no round.
+// roundCame is called when the byte has come. If the process was held up meanwhile, that was no
+// round.
 func (l *loop) roundCame() {
 	g, now := &l.gauges, l.srv.elapsed()
 	g.roundSince.Store(0)
@@ -40,8 +41,8 @@ func (l *loop) roundCame() {
 	atMost(&g.lagWorst, lag)
 }
 
-// heldUp reports whether the process was held up at a moment between tick since of the coarse clock and now. The
-// ticker says so; if it has not noticed yet, its clock stands still.
+// heldUp reports whether the process was held up at a moment between tick since of the coarse clock
+// and now. The ticker says so; if it has not noticed yet, its clock stands still.
 func (l *loop) heldUp(since heartbeat.Tick, now time.Duration) bool {
 	resumed := heartbeat.Tick(l.srv.stalled.Load())
 	return resumed != 0 && since.Before(resumed) || l.srv.tickAt(now).Sub(heartbeat.Tick(l.srv.now.Load())) > l.srv.late
@@ -65,7 +66,8 @@ func (l *loop) measuredLag(now time.Duration) time.Duration {
 	return 0
 }
 
-// overdue returns by how much the wheel is overdue at tick now. It is due within the tick in which its own begins.
+// overdue returns by how much the wheel is overdue at tick now. It is due within the tick in which
+// its own begins.
 func (l *loop) overdue(now heartbeat.Tick) time.Duration {
 	due := heartbeat.Tick(l.nextDue.Load())
 	if due == 0 || !due.Before(now) {
@@ -84,8 +86,8 @@ func (l *loop) wasLate(due heartbeat.Tick, now time.Duration) {
 	l.gauges.wasLate(now, late, ours)
 }
 
-// ownLateness is by how much the loop lets wait what was due at tick due, without the time for which the process
-// was held up. While the ticker has not noticed that, its clock stands still.
+// ownLateness is by how much the loop lets wait what was due at tick due, without the time for
+// which the process was held up. While the ticker has not noticed that, its clock stands still.
 func (l *loop) ownLateness(due heartbeat.Tick) time.Duration {
 	if resumed := heartbeat.Tick(l.srv.stalled.Load()); resumed != 0 && due.Before(resumed) {
 		due = resumed
@@ -112,8 +114,9 @@ type lagWatch struct {
 	told   chan struct{} // closed when the log has its beginning
 }
 
-// watchLag looks at how a loop keeps up, as watchLoops does at its turns: it counts only time that the ticker
-// has itself seen. A loop in a turn that is itself too long does not lag: that is told already.
+// watchLag looks at how a loop keeps up, as watchLoops does at its turns: it counts only time that
+// the ticker has itself seen. A loop in a turn that is itself too long does not lag: that is told
+// already.
 func (s *Server) watchLag(l *loop, w *watch, seen, now time.Duration) {
 	g, lw := &l.gauges, &w.lag
 	if since := time.Duration(g.roundSince.Load()); since == 0 || since != lw.since {

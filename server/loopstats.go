@@ -7,39 +7,41 @@ import (
 	"time"
 )
 
-// LoopStats tells how an event loop keeps up. It is kept always: what it costs cannot be told from nothing
-// beside the system calls of a turn.
+// LoopStats tells how an event loop keeps up. It is kept always: what it costs cannot be told from
+// nothing beside the system calls of a turn.
 type LoopStats struct {
 	Loop     int // its number, from 0
 	Sessions int // live
 	Conns    int // connections: live, on their way in, and waiting for the peer's FIN
 
-	// Lag is how long the latest measured round of epoll took: for so long a socket that has become readable
-	// may wait. While one that takes longer is under way, it is how long that has taken. It is measured at most once
-	// a Config.Tick, by a byte that is sent round, and only while the loop has turns enough to lag: 0 if it has not
-	// been for two seconds.
-	// Rounds in which the process itself was held up (stopped, suspended, without a processor) are left out.
+	// Lag is how long the latest measured round of epoll took: for so long a socket that has become
+	// readable may wait. While one that takes longer is under way, it is how long that has taken.
+	// It is measured at most once a Config.Tick, by a byte that is sent round, and only while the
+	// loop has turns enough to lag: 0 if it has not been for two seconds. Rounds in which the
+	// process itself was held up (stopped, suspended, without a processor) are left out.
 	Lag      time.Duration
 	LagWorst time.Duration // the longest since the start
-	// Late is by how much the latest timers and deadlines were looked at later than planned, to the grain of
-	// Config.Tick: the worst of the last one to two seconds, or what is overdue now if that is more. Time for which
-	// the process was held up counts.
+	// Late is by how much the latest timers and deadlines were looked at later than planned, to the
+	// grain of Config.Tick: the worst of the last one to two seconds, or what is overdue now if
+	// that is more. Time for which the process was held up counts.
 	Late      time.Duration
 	LateWorst time.Duration // the worst since the start
 
-	// Busy is the time spent in turns: decoding, the Handler's methods, writing, the wheel. Reading the sockets and
-	// waiting for them is gnet's, and comes on top.
+	// Busy is the time spent in turns: decoding, the Handler's methods, writing, the wheel. Reading
+	// the sockets and waiting for them is gnet's, and comes on top.
 	Busy time.Duration
-	// Sweeping is the part of it that went into looking at timers and deadlines, and SweepLongest the longest
-	// piece of that without a turn in between. Both are exact.
+	// Sweeping is the part of it that went into looking at timers and deadlines, and SweepLongest
+	// the longest piece of that without a turn in between. Both are exact.
 	Sweeping     time.Duration
 	SweepLongest time.Duration
-	// Turns counts turns by how long they took, but for those in which the process was held up. A turn longer than a
-	// Config.Tick is always counted, and so is every turn while there are no more than 2,500 a second; of more than that one in 64 is measured, and stands for
-	// the others, in Busy too; then the beginning of a long turn that was no sample is known to within 64 short turns.
+	// Turns counts turns by how long they took, but for those in which the process was held up. A
+	// turn longer than a Config.Tick is always counted, and so is every turn while there are no
+	// more than 2,500 a second; of more than that one in 64 is measured, and stands for the others,
+	// in Busy too; then the beginning of a long turn that was no sample is known to within 64 short
+	// turns.
 	Turns TurnHistogram
-	// Lags counts the times that the loop lagged by more than Config.BlockWarning, as logged. It does not count those
-	// for which a single turn was to blame: see Stats.Blocks.
+	// Lags counts the times that the loop lagged by more than Config.BlockWarning, as logged. It
+	// does not count those for which a single turn was to blame: see Stats.Blocks.
 	Lags    uint64
 	Lagging bool // it does now
 }
@@ -50,8 +52,9 @@ var TurnBounds = [...]time.Duration{
 	50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, time.Second,
 }
 
-// A TurnHistogram counts turns of a loop by duration: element i those that took no more than TurnBounds[i], and
-// more than the bound before; the last element those that took longer than the last bound.
+// A TurnHistogram counts turns of a loop by duration: element i those that took no more than
+// TurnBounds[i], and more than the bound before; the last element those that took longer than the
+// last bound.
 type TurnHistogram [len(TurnBounds) + 1]uint64
 
 // String lists the classes that are not empty: "100µs:8123 1ms:17 more:1".
@@ -73,7 +76,8 @@ func (h TurnHistogram) String() string {
 	return b.String()
 }
 
-// gauges are what other goroutines may read of a loop. Only the loop writes them, but for those of its warning.
+// gauges are what other goroutines may read of a loop. Only the loop writes them, but for those of
+// its warning.
 type gauges struct {
 	sessions, busy, sweeping, sweepLongest atomic64.Int64
 
@@ -149,8 +153,8 @@ func (g *gauges) lateness(now time.Duration) (late, ours time.Duration) {
 	return late, ours
 }
 
-// Loops tells how the event loops keep up, by number: none before the first Serve. Any goroutine may call it.
-// What it tells is of now, but not of one instant.
+// Loops tells how the event loops keep up, by number: none before the first Serve. Any goroutine
+// may call it. What it tells is of now, but not of one instant.
 func (s *Server) Loops() []LoopStats {
 	s.mu.Lock()
 	loops := s.loops

@@ -79,7 +79,8 @@ const (
 	keepsUpLine = "that lagged keeps up again"
 )
 
-// A loop of which no turn is long, but every round, is told to lag: once, and once when it keeps up again.
+// A loop of which no turn is long, but every round, is told to lag: once, and once when it keeps up
+// again.
 func TestLoopsLagging(t *testing.T) {
 	t.Parallel()
 	const clients, each = 30, 20 * time.Millisecond // 600 ms a round

@@ -6,10 +6,11 @@ import (
 	"github.com/pulsewheel/pulsewheel/codec"
 )
 
-// One read of gnet's is 64 KiB, which may be 16,384 messages. So a turn decodes the input of one connection for
-// half a tick at most. What is left of the read waits in gnet's inbound buffer, and is gone on with after the
-// wheel and after the other sockets. gnet cannot be kept from reading more meanwhile: if more than one read
-// waits, decoding goes on until no more than that is left, and the wheel is swept in between.
+// One read of gnet's is 64 KiB, which may be 16,384 messages. So a turn decodes the input of one
+// connection for half a tick at most. What is left of the read waits in gnet's inbound buffer, and
+// is gone on with after the wheel and after the other sockets. gnet cannot be kept from reading
+// more meanwhile: if more than one read waits, decoding goes on until no more than that is left,
+// and the wheel is swept in between.
 
 const (
 	readSize   = 64 << 10 // of gnet, at most
@@ -21,16 +22,17 @@ const (
 // turnBudget is for how long a turn decodes the input of one connection.
 func (s *Server) turnBudget() time.Duration { return s.cfg.Tick / 2 }
 
-// pace tells when decoding has gone on for long enough. The clock is read only each so many messages, as
-// many as should take a sixteenth of the budget; and when the coarse clock has gone on, for messages that take long.
+// pace tells when decoding has gone on for long enough. The clock is read only each so many
+// messages, as many as should take a sixteenth of the budget; and when the coarse clock has gone
+// on, for messages that take long.
 type pace struct {
 	begun  time.Duration // the budget is counted from here; 0: from the first reading
 	last   time.Duration // the last reading; not valid before the first
 	frames uint64        // framesIn of the conn then
 }
 
-// paced reads the clock while c is being decoded. It returns how many messages may come before it is read again,
-// or 0 if the budget is used up; and the coarse clock.
+// paced reads the clock while c is being decoded. It returns how many messages may come before it
+// is read again, or 0 if the budget is used up; and the coarse clock.
 func (l *loop) paced(c *conn) (messages int, tick uint32) {
 	p, now := &l.pace, l.srv.elapsed()
 	budget := l.srv.turnBudget()
@@ -72,8 +74,8 @@ func (c *conn) later() {
 	c.loop.askRound()
 }
 
-// resume goes on with the input that has been put off, for as long as a single connection may take: then it is the
-// sockets' turn again.
+// resume goes on with the input that has been put off, for as long as a single connection may take:
+// then it is the sockets' turn again.
 func (l *loop) resume() {
 	n, i := len(l.resumes), 0
 	if n == 0 {

@@ -27,8 +27,8 @@ func (h *hoards) OnMessage(s *Session, _ []byte) error {
 	return nil
 }
 
-// Who sends faster than its messages are delivered fills no more memory here than two reads and a frame; the wheel
-// is swept all the same.
+// Who sends faster than its messages are delivered fills no more memory here than two reads and a
+// frame; the wheel is swept all the same.
 func TestTurnRemainderIsBounded(t *testing.T) {
 	const frames = 150_000 // 600 kB, ten reads
 	h := &hoards{}

@@ -12,9 +12,9 @@ const (
 	turnLong   = time.Millisecond       // such a turn counts for itself, and is no sample, if it went on into another tick
 )
 
-// turns measures the turns of a loop. Reading the clock twice costs as much as most of a short turn, so
-// only the first turns of each tick are measured, and a sample of those that follow. A turn that lasts
-// for more than a tick shows by the coarse clock, and is never missed.
+// turns measures the turns of a loop. Reading the clock twice costs as much as most of a short
+// turn, so only the first turns of each tick are measured, and a sample of those that follow. A
+// turn that lasts for more than a tick shows by the coarse clock, and is never missed.
 type turns struct {
 	tick   uint32        // in which the latest turn began
 	n      uint32        // turns begun in that tick
@@ -24,8 +24,8 @@ type turns struct {
 	long   bool          // one was long since the loop last asked for a round
 }
 
-// enter notes that a turn begins; it reports false if the loop is in one, which goes on. Every call from
-// gnet is a turn, for the watchdog and for LoopStats.
+// enter notes that a turn begins; it reports false if the loop is in one, which goes on. Every call
+// from gnet is a turn, for the watchdog and for LoopStats.
 func (l *loop) enter() bool {
 	if l.turn.Load() != 0 {
 		return false
@@ -90,8 +90,9 @@ func (l *loop) measured() {
 	l.gauges.turn(d, weight)
 }
 
-// turnBegan returns when the turn began. If that was not measured, it returns an instant shortly before: the clock
-// was last read when one of the few turns before it ended, or the tick began then.
+// turnBegan returns when the turn began. If that was not measured, it returns an instant shortly
+// before: the clock was last read when one of the few turns before it ended, or the tick began
+// then.
 func (l *loop) turnBegan() time.Duration {
 	if t := &l.turns; t.at == 0 {
 		return max(t.seenAt, l.srv.startOf(t.tick))

@@ -44,7 +44,8 @@ func numbered(n int) []byte {
 	return b
 }
 
-// taking is a Handler that takes some time for each numbered message, writes down the number, and echoes what else comes.
+// taking is a Handler that takes some time for each numbered message, writes down the number, and
+// echoes what else comes.
 func taking(d time.Duration) (h *recorder, got chan uint32) {
 	h, got = newRecorder(), make(chan uint32, 1<<16)
 	h.onMessage = func(s *server.Session, p []byte) error {
@@ -86,7 +87,8 @@ func TestTurnBudget(t *testing.T) {
 	inOrder(t, got, n)
 }
 
-// What has been read and not delivered when the connection ends is delivered before OnClose, in order.
+// What has been read and not delivered when the connection ends is delivered before OnClose, in
+// order.
 func TestTurnRemainderAtTheEnd(t *testing.T) {
 	t.Parallel()
 	const n = 300
@@ -138,7 +140,8 @@ func TestTurnRemainderAfterTheEnd(t *testing.T) {
 	assert.LessOrEqual(t, len(got), atMost)
 }
 
-// Who is silent because what it sent has not been delivered yet is not convicted for it, nor for a Pong that waits there.
+// Who is silent because what it sent has not been delivered yet is not convicted for it, nor for a
+// Pong that waits there.
 func TestTurnRemainderAcquits(t *testing.T) {
 	t.Parallel()
 	const n = 1000
@@ -168,7 +171,8 @@ func TestTurnRemainderBeforeAFrame(t *testing.T) {
 	inOrder(t, got, n)
 }
 
-// Messages that wait for a slow Handler count once against the rate, when they are delivered; who keeps to it lives.
+// Messages that wait for a slow Handler count once against the rate, when they are delivered; who
+// keeps to it lives.
 func TestTurnRemainderIsMetered(t *testing.T) {
 	t.Parallel()
 	const n = 500
