@@ -33,7 +33,7 @@ func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
 	}
 	if c.pathWatched {
 		back := max(min(ti.LastAckRecv, ti.LastDataRecv)-jiffy, 0)
-		if p.Delivery() == heartbeat.Undelivered && c.reallyLost(p, now) {
+		if p.Delivery() == heartbeat.Undelivered && c.reallyLost(p, now, suspectRetransmits) {
 			back = max(back, p.Still) // what a talking peer sends does not make it reachable
 		}
 		p.Quiet = min(back, c.sentSince(now, now-back-ti.RTTMin, ti.Retransmits > 0))
@@ -41,19 +41,23 @@ func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
 	return p
 }
 
-// talkerRetransmits is how many unanswered retransmissions it takes to suspect the path of a peer that
-// talks, and to convict it. With two, 20 % of loss made three times as many false suspicions.
-const talkerRetransmits = 3
+// How many unanswered retransmissions it takes to suspect the path of a peer that talks, and to convict
+// it. With two, 20 % of loss made three times as many false suspicions; with three, it ended live
+// talkers at a Timeout of 3 s. Five take 6.4 s, so a shorter Timeout waits for them.
+const (
+	suspectRetransmits = 3
+	convictRetransmits = 5
+)
 
 // reallyLost reports whether a path that is found Undelivered can be held against a peer that talks: it
 // takes more unanswered retransmissions, and one of them made since the peer was last heard again. While
 // a link was away the distance between two tries has grown to the length of the outage, so that after
 // it nothing may have been tried yet.
-func (c *conn) reallyLost(p heartbeat.Path, now time.Duration) bool {
+func (c *conn) reallyLost(p heartbeat.Path, now time.Duration, retransmits uint32) bool {
 	if p.Unacked == 0 {
 		return true // it cannot even be sent
 	}
-	return p.Retransmits >= talkerRetransmits && now-p.LastSent > c.returnedAt && p.LastSent >= min(4*p.RTT, p.Patience())
+	return p.Retransmits >= retransmits && now-p.LastSent > c.returnedAt && p.LastSent >= min(4*p.RTT, p.Patience())
 }
 
 // returnAfter is the silence after which a peer that is heard has returned.

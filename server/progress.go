@@ -51,7 +51,7 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 		if silent {
 			patience += c.policy.Interval // the silence tells, unless the peer is heard now and then
 		}
-		if still >= patience && now >= c.spared && c.reallyLost(p, now) {
+		if still >= patience && now >= c.spared && c.reallyLost(p, now, convictRetransmits) {
 			c.endWith(PathDead, "of %d bytes none has been acknowledged for %v", c.bytesOut-taken, still.Round(time.Millisecond))
 			c.finish()
 			return 0
