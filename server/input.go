@@ -71,7 +71,7 @@ func (c *conn) unproven(now, late, timeout time.Duration) time.Duration {
 }
 
 // askAhead has a Ping asked shortly before a deadline that is left away, so that at the deadline its
-// acknowledgement tells whether the path still takes what we send. It returns the time to the next
+// acknowledgement reports whether the path still takes what we send. It returns the time to the next
 // look.
 func (c *conn) askAhead(now, left, timeout time.Duration) time.Duration {
 	if !c.tcp || left <= 0 {
