@@ -100,21 +100,22 @@ func (p Path) Delivery() Delivery {
 		return Delivering
 	case p.Still < p.Patience():
 		return DeliveryUnknown
-	case p.WindowUnknown:
-		// Under a closed window Linux does not count what it sends again (tcp_retransmit_timer).
-		if p.Retransmits >= 2 || p.Unacked == 0 && p.Probes >= 2 {
-			return Undelivered
-		}
+	case p.WindowUnknown && p.Retransmits < 2: // it may be closed
 	case p.LastAck >= p.Patience() && p.LastSent < p.LastAck, p.Retransmits >= 2, p.Unacked == 0:
 		return Undelivered
 	}
 	return DeliveryUnknown
 }
 
-// closed reports whether the peer's window is known to have no room: for anything, or, with nothing
-// on its way, for a segment as large as what is to be sent (RFC 9293, 3.8.6.2.1).
+// closed reports whether the peer's window has no room: for anything, or, with nothing on its way, for
+// a segment as large as what is to be sent (RFC 9293, 3.8.6.2.1). Where the kernel does not tell the
+// window, it shows by what is done about it: probes only, or tries that Linux does not count as
+// retransmissions (tcp_retransmit_timer).
 func (p Path) closed() bool {
-	return !p.WindowUnknown && (p.Window == 0 || p.Unacked == 0 && p.Window < min(p.MSS, p.NotSent))
+	if p.WindowUnknown {
+		return p.Still >= PatienceMax && p.Retransmits == 0 && (p.Unacked == 0 || p.Backoff > 0)
+	}
+	return p.Window == 0 || p.Unacked == 0 && p.Window < min(p.MSS, p.NotSent)
 }
 
 // probePause is how soon after another a Linux kernel leaves a probe unanswered (500 ms,

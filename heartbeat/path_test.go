@@ -72,10 +72,15 @@ func TestPathDelivery(t *testing.T) {
 		{"closed over segments, two tries unanswered", with(shutOver, func(p *Path) { p.LastSent, p.LastAck = 500*ms, 1600*ms }), Undelivered},
 		{"closed over segments, sent once", with(shutOver, func(p *Path) { p.Backoff, p.LastSent, p.LastAck = 0, 500*ms, 5*time.Second }), WindowClosed},
 
-		{"an old kernel, nothing known of the window", with(shut, func(p *Path) { p.WindowUnknown, p.LastAck = true, 5*time.Second }), DeliveryUnknown},
-		{"an old kernel, unanswered probes", with(shut, func(p *Path) { p.WindowUnknown, p.Probes = true, 2 }), Undelivered},
+		{"an old kernel, probes answered", with(shut, func(p *Path) { p.WindowUnknown = true }), WindowClosed},
+		{"an old kernel, probes, too early to tell", with(shut, func(p *Path) { p.WindowUnknown, p.Still = true, time.Second }), DeliveryUnknown},
+		{"an old kernel, one probe unanswered", with(shut, func(p *Path) { p.WindowUnknown, p.Probes = true, 1 }), DeliveryUnknown},
+		{"an old kernel, probes unanswered", with(shut, func(p *Path) { p.WindowUnknown, p.Probes = true, 2 }), Undelivered},
+		{"an old kernel, tries that are not counted, answered", with(shutOver, func(p *Path) { p.WindowUnknown = true }), WindowClosed},
+		{"an old kernel, tries that are not counted, unanswered", with(still, func(p *Path) { p.WindowUnknown, p.Window, p.Retransmits = true, 0, 0 }), Undelivered},
 		{"an old kernel, sent again and again", with(still, func(p *Path) { p.WindowUnknown, p.Window = true, 0 }), Undelivered},
-		{"an old kernel, closed over segments or lost", with(still, func(p *Path) { p.WindowUnknown, p.Window, p.Retransmits = true, 0, 0 }), DeliveryUnknown},
+		{"an old kernel, sent again once", with(still, func(p *Path) { p.WindowUnknown, p.Window, p.Retransmits = true, 0, 1 }), DeliveryUnknown},
+		{"an old kernel, new data puts the tries off", with(still, func(p *Path) { p.WindowUnknown, p.Window, p.Retransmits, p.Backoff = true, 0, 0, 0 }), DeliveryUnknown},
 	} {
 		assert.Equal(t, c.want, c.path.Delivery(), c.name)
 	}

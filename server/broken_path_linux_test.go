@@ -315,12 +315,13 @@ func testPathLosesLargePackets(t *busy.T) {
 		{name: "streamed to", size: 1200, every: 50 * time.Millisecond},
 		{name: "streamed to heavily", size: 10_000, every: 50 * time.Millisecond},
 		{name: "sent to seldom", size: 1200, every: 800 * time.Millisecond},
+		{name: "talks once a second", size: 1200, every: 50 * time.Millisecond, talk: time.Second},
 	}
 	const timeout = 7 * time.Second // the kernel has sent again five times by then
 	for i := range scenes {
 		sc := &scenes[i]
-		sc.cfg = func(cfg *server.Config) { cfg.Policy.Timeout = timeout }
-		sc.talk, sc.truth, sc.byPath = 50*time.Millisecond, dead, true
+		sc.cfg = func(cfg *server.Config) { cfg.Policy.Interval, cfg.Policy.Timeout = 3*time.Second, timeout }
+		sc.talk, sc.truth, sc.byPath = max(sc.talk, 50*time.Millisecond), dead, true
 		sc.settle, sc.within = time.Second, talkerTimeout()+(timeout-brief().Policy.Timeout)*9/8
 		sc.warned = 2*soon + sc.every
 		sc.within += sc.every

@@ -6,6 +6,10 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
+// askedMost is after how many ticks the kernel is asked again at the latest: askedAt is half a tick's
+// number.
+const askedMost = 1 << 14
+
 // cheapLook returns the time to the next look at a session for which the kernel need not be asked
 // now, else 0. Each write begins a watch over the path, so a session that is busy is looked at once
 // in Policy.Warning; and asking for what is unacknowledged is most of what a look costs. But while
@@ -19,7 +23,7 @@ func (c *conn) cheapLook(now time.Duration) time.Duration {
 	tick := c.srv.tickAt(now)
 	wait := warning - c.since(heartbeat.Tick(c.session.heard.Load()), now)
 	asked := time.Duration(uint16(tick)-c.askedAt) * c.srv.cfg.Tick // ago, to within a tick
-	wait = min(wait, c.watchEvery(0)-c.srv.cfg.Tick-asked)
+	wait = min(wait, c.watchEvery(0)-c.srv.cfg.Tick-asked, askedMost*c.srv.cfg.Tick-asked)
 	return max(min(wait, c.movedAt+c.srv.cfg.WriteTimeout-now), 0)
 }
 

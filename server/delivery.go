@@ -60,8 +60,16 @@ func (c *conn) reallyLost(p heartbeat.Path, now time.Duration, retransmits uint3
 	return p.Retransmits >= retransmits && now-p.LastSent > c.returnedAt && p.LastSent >= min(4*p.RTT, p.Patience())
 }
 
-// returnAfter is the silence after which a peer that is heard has returned.
+// returnAfter is the silence after which a peer that is heard may have returned.
 const returnAfter = 500 * time.Millisecond
+
+// returned notes that a peer is heard again after a silence, if that may have been an outage: then what
+// it was sent has stood still for about as long. One that speaks once a second has not been away.
+func (c *conn) returned(silence time.Duration) {
+	if now := c.srv.elapsed(); 2*silence >= now-c.movedAt {
+		c.returnedAt = now
+	}
+}
 
 // pathIn returns what the counters alone tell.
 func pathIn(ti TCPInfo) heartbeat.Path {
@@ -86,7 +94,7 @@ func (c *conn) advance(now time.Duration) (taken uint64) {
 	taken = c.acknowledged()
 	if taken > c.delivered {
 		c.delivered, c.movedAt = taken, c.movedWhen(now)
-		c.session.talkerStuck = false
+		c.session.pathStuck = false
 	}
 	if c.asking != &nobodyAsked {
 		for i := range c.pinged[:min(c.pings, len(c.pinged))] {
@@ -105,7 +113,7 @@ func (c *conn) standsFrom(n uint64) {
 	if c.delivered < before && c.acknowledged() < before {
 		return
 	}
-	c.delivered, c.movedAt, c.session.talkerStuck = before, c.srv.elapsed(), false
+	c.delivered, c.movedAt, c.session.pathStuck = before, c.srv.elapsed(), false
 }
 
 // underWay returns the time to the next look if the peer cannot have answered yet: what asks it is

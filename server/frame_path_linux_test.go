@@ -48,3 +48,19 @@ func testPathShortFrameTimeout(t *busy.T) {
 		}
 	}
 }
+
+// A Judge of the application's own decides on silences, also of one that is sent to.
+func TestPathOfAPatientJudge(t *testing.T) {
+	t.Parallel()
+	cfg := brief()
+	cfg.Judge = heartbeat.Policy{Interval: 20 * time.Second, Timeout: time.Minute}
+	h := newRecorder()
+	srv, leg := far(t, h, cfg)
+	c := dialFar(t, srv, leg)
+	s := h.nextOpen(t)
+	c.echoes(t)
+	go push(s, 100, 50*time.Millisecond)
+	_, err := leg.Cut()
+	require.NoError(t, err)
+	lives(t, h, 10*time.Second) // the kernel waits for 13 s
+}

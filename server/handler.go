@@ -20,7 +20,8 @@ type Handler interface {
 	// OnSuspect is called when the peer may be gone, before that is certain. OnRecover or OnClose
 	// follows.
 	OnSuspect(s *Session, why Suspicion)
-	// OnRecover is called when a suspect peer has been heard from.
+	// OnRecover is called when a suspect peer has been heard from; if the path was suspected
+	// (SuspectPath), when something that it was sent has arrived, too.
 	OnRecover(s *Session)
 	// OnClose is called exactly once for each OnOpen, as the last call for the session. end is the
 	// application's to keep. Sending is over; the session's ID and Value remain.

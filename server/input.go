@@ -106,8 +106,8 @@ func (c *conn) askReady(now time.Duration) time.Duration {
 	case c.pings > 0: // nothing has come that would have answered it
 		asked := max(c.pinged[0].at, c.pinged[0].arrived)
 		return c.askAhead(now, max(left, asked+timeout/4-now), timeout)
-	case c.pingEnd == 0: // it could not be queued
-		return min(max(left, timeout/4), left+timeout)
+	case c.pingEnd == 0: // the codec has no Pings: there is no answer to wait for
+		return left
 	}
 	if taken := c.advance(now); c.owes(c.outbound(), timeout) || taken >= c.stuckAs+partingLeast {
 		a := c.asks()

@@ -71,14 +71,14 @@ type pinged struct {
 func (c *conn) heard(now heartbeat.Tick) {
 	s := c.session
 	if before := s.heard.Load(); before != uint32(now) {
-		if now.Sub(heartbeat.Tick(before)) > c.srv.returnTicks {
-			c.returnedAt = c.srv.elapsed()
+		if gap := now.Sub(heartbeat.Tick(before)); gap > c.srv.returnTicks {
+			c.returned(time.Duration(gap) * c.srv.cfg.Tick)
 		}
 		s.heard.Store(uint32(now))
 		c.loop.wheel.Touch(c.id, now)
 	}
 	c.answered()
-	if c.suspected && !(c.session.talkerStuck && c.acknowledged() <= c.delivered) {
+	if c.suspected && !(c.session.pathStuck && c.acknowledged() <= c.delivered) {
 		c.recovered()
 	}
 }

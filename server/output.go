@@ -282,7 +282,7 @@ func (c *conn) watchEvery(waiting int) time.Duration {
 	if waiting > 0 {
 		return c.srv.cfg.Tick
 	}
-	return max(c.srv.cfg.Tick, c.srv.cfg.WriteTimeout/8)
+	return max(c.srv.cfg.Tick, min(c.srv.cfg.WriteTimeout, c.policy.Timeout)/8)
 }
 
 // acknowledged returns how many bytes of bytesOut the peer's kernel has taken.

@@ -37,9 +37,9 @@ func (c *conn) lookPath(now time.Duration, e *heartbeat.Evidence) time.Duration 
 
 // suspicion says what a suspect is suspected of.
 func (c *conn) suspicion(e heartbeat.Evidence) Suspicion {
-	c.session.talkerStuck = false
+	c.session.pathStuck = false
 	if e.Silence < c.policy.Interval && e.Path.Stuck(max(c.policy.Warning, 0)) {
-		c.session.talkerStuck = e.Silence < e.Path.Quiet
+		c.session.pathStuck = true
 		return SuspectPath
 	}
 	return SuspectSilence

@@ -47,6 +47,9 @@ func (c *conn) lookProgress(now time.Duration) time.Duration {
 		}
 		slow = slow && !p.Known && !silent
 	case heartbeat.Undelivered:
+		if silent && c.srv.cfg.Judge != nil {
+			return c.watchEvery(waiting) // silences are the Judge's
+		}
 		patience := c.policy.Timeout
 		if silent {
 			patience += c.policy.Interval // the silence tells, unless the peer is heard now and then

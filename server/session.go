@@ -16,18 +16,18 @@ import (
 // A Session is one client, from OnOpen to OnClose. Any goroutine may call its methods at any time,
 // also after the session has ended.
 type Session struct {
-	id          uint64
-	rtt         atomic64.Int64 // nanoseconds, smoothed
-	c           *conn
-	heard       atomic64.Uint32 // the tick of the last inbound byte
-	doubt       atomic64.Uint32 // a Suspicion
-	addr        netip.Addr
-	port        uint16
-	left        bool   // it joins no group any more; guarded by mu, and so is over
-	over        bool   // OnClose has returned
-	timers      *timer // of After; the loop's, and so is what follows it
-	ponged      bool   // the peer has answered a Ping, ever
-	talkerStuck bool   // it is suspect of the path although it is heard: only an acknowledgement makes up for that
+	id        uint64
+	rtt       atomic64.Int64 // nanoseconds, smoothed
+	c         *conn
+	heard     atomic64.Uint32 // the tick of the last inbound byte
+	doubt     atomic64.Uint32 // a Suspicion
+	addr      netip.Addr
+	port      uint16
+	left      bool   // it joins no group any more; guarded by mu, and so is over
+	over      bool   // OnClose has returned
+	timers    *timer // of After; the loop's, and so is what follows it
+	ponged    bool   // the peer has answered a Ping, ever
+	pathStuck bool   // it is suspect of the path: only an acknowledgement makes up for that
 
 	mu    sync.Mutex
 	value any

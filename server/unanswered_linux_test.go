@@ -102,6 +102,7 @@ func TestPathCodecWithoutPing(t *testing.T) {
 			if c.silent { // the handshake deadline is about what was said, not about an answer
 				e := h.nextClose(t)
 				assert.Equal(t, server.PeerUnready, e.end.Reason, "%v", e.end)
+				assert.Less(t, e.end.Record.Age, cfg.HandshakeTimeout*3/2, "there is no answer to wait for")
 				assert.Zero(t, e.end.Record.Pings)
 				return
 			}
