@@ -24,6 +24,8 @@ type director struct {
 	slots []*peer // who has which slot
 	last  int     // number given to a peer
 
+	longest time.Duration // that one deed took to do
+
 	agenda  agenda
 	peers   map[int]*peer // by number: all whose end is not settled
 	acting  map[*peer]bool
@@ -121,7 +123,9 @@ func (d *director) run(most time.Duration, done func() bool) bool {
 	defer look.Stop()
 	for {
 		for len(d.agenda) > 0 && !d.agenda[0].at.After(time.Now()) {
+			begun := time.Now()
 			heap.Pop(&d.agenda).(appointment).do()
+			d.longest = max(d.longest, time.Since(begun))
 		}
 		wait := time.Hour
 		if len(d.agenda) > 0 {

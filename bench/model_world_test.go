@@ -12,11 +12,11 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulsewheel/pulsewheel/internal/busy"
 	"github.com/pulsewheel/pulsewheel/internal/netlab"
 	"github.com/pulsewheel/pulsewheel/server"
 )
@@ -24,7 +24,7 @@ import (
 // world is what a plan is carried out in: a server in this process, and legs with client processes on
 // them.
 type world struct {
-	t       *testing.T
+	t       *busy.T
 	lab     *netlab.Lab // nil: everything is on the loopback, and nothing is cut
 	witness *witness
 	srv     *server.Server
@@ -50,7 +50,7 @@ type clientProc struct {
 }
 
 // newWorld starts the server. With a lab, its slow legs begin to be slow.
-func newWorld(t *testing.T, lab *netlab.Lab, p *plan) *world {
+func newWorld(t *busy.T, lab *netlab.Lab, p *plan) *world {
 	w := &world{t: t, lab: lab, witness: newWitness(), lines: make(chan procLine, 1<<14)}
 	cfg := modelConfig
 	cfg.Logger = slog.New(slog.DiscardHandler) // a panic is one of the acts

@@ -323,7 +323,7 @@ func testPathLosesLargePackets(t *busy.T) {
 		sc.cfg = func(cfg *server.Config) { cfg.Policy.Interval, cfg.Policy.Timeout = 3*time.Second, timeout }
 		sc.talk, sc.truth, sc.byPath = max(sc.talk, 50*time.Millisecond), dead, true
 		sc.settle, sc.within = time.Second, talkerTimeout()+(timeout-brief().Policy.Timeout)*9/8
-		sc.warned = 2*soon + sc.every
+		sc.warned = 2*soon + sc.every + timeout/8 // a talker's progress is looked at so often
 		sc.within += sc.every
 		sc.act = func(l *line) error {
 			leg := l.lab.Leg(0)
