@@ -122,20 +122,33 @@ func (p Path) closed() bool {
 // tcp_invalid_ratelimit in Documentation/networking/ip-sysctl.rst), and something on top.
 const probePause = 600 * time.Millisecond
 
+// probeSilence is for how long nothing may come back before two unanswered tries mean anything: a path
+// that loses packets loses two in a row.
+const probeSilence = time.Second
+
 // unanswered returns how many tries to reach the peer behind a closed window have not been answered;
 // 2 stands for two and more. If the window was closed over segments on their way, those are sent
-// again instead of probes, at twice the distance each time, and counted only by Backoff.
-func (p Path) unanswered() uint32 {
+// again instead of probes, at twice the distance each time, and counted only by Backoff; the last of
+// those tries counts when there was time to answer it.
+func (p Path) unanswered() (tries uint32) {
 	gap := p.RTO << min(p.Backoff, 31) >> 1 // between the last two tries
 	switch sentAfterAck := p.LastAck - p.LastSent; {
 	case p.Unacked == 0 && p.Probes == 1 && max(gap, p.RTO) <= probePause:
 		return 0 // its kernel may have kept quiet
 	case p.Unacked == 0:
-		return min(p.Probes, 2)
-	case p.Backoff >= 2 && sentAfterAck > gap:
-		return 2
-	case p.Backoff >= 1 && sentAfterAck > 0 && p.LastSent > 4*p.RTT:
-		return 1
+		tries = p.Probes
+	case p.Backoff == 0 || sentAfterAck <= 0:
+		return 0
+	default:
+		if p.LastSent > 4*p.RTT {
+			tries++
+		}
+		if p.Backoff >= 2 && sentAfterAck > gap {
+			tries++
+		}
 	}
-	return 0
+	if p.LastAck < probeSilence {
+		return min(tries, 1)
+	}
+	return min(tries, 2)
 }
