@@ -246,7 +246,7 @@ func watchLinks(t *testing.T, seed uint64, algorithm string, links []link) *link
 	}
 	lab, err := netlab.New(legs)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no network to break: %v", err)
 	}
 	w := &linkWatch{lab: lab, legs: map[string][]*netlab.Leg{}, control: make(chan func()), quit: make(chan struct{})}
 	t.Cleanup(func() { w.close(t) })

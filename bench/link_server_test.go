@@ -129,7 +129,7 @@ func playLinks(t *testing.T, seed uint64, links []link, players func(l link) []*
 	}
 	lab, err := netlab.New(legs)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no network to break: %v", err)
 	}
 	t.Cleanup(func() { assert.NoError(t, lab.Close()) })
 	g := &linkGame{lab: lab, legs: map[string][]*netlab.Leg{}, seed: seed, joined: make(chan struct{}, 1<<12), quit: make(chan struct{})}

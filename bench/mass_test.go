@@ -111,7 +111,7 @@ func newLab(t testing.TB, legs int) *netlab.Lab {
 	t.Helper()
 	lab, err := netlab.New(legs)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no network to break: %v", err)
 	}
 	t.Cleanup(func() { assert.NoError(t, lab.Close()) })
 	return lab

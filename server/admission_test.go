@@ -8,7 +8,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -108,6 +110,37 @@ func (s *sink) with(part string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(slices.DeleteFunc(slices.Clone(s.lines), func(l string) bool { return !strings.Contains(l, part) }))
+}
+
+// The Logger may be closed when close has returned: a report that is being written then is waited for.
+func TestLogLimiterCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &slowSink{}
+		h := newLogLimiter(to)
+		for range logBurst + 1 {
+			slog.New(h).Warn("a")
+		}
+		time.Sleep(logWindow)
+		synctest.Wait()
+		require.True(t, to.writing.Load(), "the report is being written")
+		h.close()
+		assert.False(t, to.writing.Load())
+	})
+}
+
+// slowSink takes a second to write a report.
+type slowSink struct {
+	sink
+	writing atomic.Bool
+}
+
+func (s *slowSink) Handle(ctx context.Context, r slog.Record) error {
+	if r.NumAttrs() > 0 {
+		s.writing.Store(true)
+		time.Sleep(time.Second)
+		s.writing.Store(false)
+	}
+	return nil
 }
 
 // Of each kind of line a few are written, and how many were not.

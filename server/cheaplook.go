@@ -20,17 +20,20 @@ func (c *conn) cheapLook(now time.Duration) time.Duration {
 	if warning <= 0 || c.pingEnd != 0 || c.suspected || c.sock.OutboundBuffered() != 0 || c.stood(now) >= warning/2 {
 		return 0
 	}
-	tick := c.srv.tickAt(now)
 	wait := warning - c.since(heartbeat.Tick(c.session.heard.Load()), now)
-	asked := time.Duration(uint16(tick)-c.askedAt) * c.srv.cfg.Tick // ago, to within a tick
+	asked := c.asked(now)
 	wait = min(wait, c.watchEvery(0)-c.srv.cfg.Tick-asked, askedMost*c.srv.cfg.Tick-asked)
 	return max(min(wait, c.movedAt+c.srv.cfg.WriteTimeout-now), 0)
 }
 
 // stood returns for how long nothing had been acknowledged when the kernel was last asked.
 func (c *conn) stood(now time.Duration) time.Duration {
-	asked := time.Duration(uint16(c.srv.tickAt(now))-c.askedAt) * c.srv.cfg.Tick // ago, to within a tick
-	return max(now-c.movedAt-asked, 0)
+	return max(now-c.movedAt-c.asked(now), 0)
+}
+
+// asked returns how long ago that was, to within a tick.
+func (c *conn) asked(now time.Duration) time.Duration {
+	return time.Duration(uint16(c.srv.tickAt(now))-c.askedAt) * c.srv.cfg.Tick
 }
 
 // since returns how long ago a tick was at least: it may have been at its end.

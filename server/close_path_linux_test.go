@@ -33,7 +33,7 @@ func TestPathCloseHandshake(t *testing.T) {
 			t.Parallel()
 			lab, err := netlab.New(1)
 			if err != nil {
-				t.Skip(err)
+				t.Skipf("no network to break: %v", err)
 			}
 			t.Cleanup(func() { require.NoError(t, lab.Close()) })
 			h := newRecorder()

@@ -144,11 +144,7 @@ func (c *conn) onTraffic() {
 	asked := c.asking != &nobodyAsked
 	c.heard(l.tick)
 	if c.phase == open && n >= int(c.need) {
-		c.mu.Lock()
-		c.dirty = true // one flush is due at the end of this turn, whoever sends meanwhile
-		c.mu.Unlock()
-		c.decode()
-		c.flush()
+		c.decodeAndFlush()
 	}
 	c.finishIfEnded()
 	switch {
@@ -166,6 +162,15 @@ func (c *conn) discard() {
 		_, _ = c.sock.Discard(-1)
 		c.left, c.need, c.remains = 0, 0, false
 	}
+}
+
+// decodeAndFlush decodes, and sends at once what that brought about.
+func (c *conn) decodeAndFlush() {
+	c.mu.Lock()
+	c.dirty = true // one flush is due at the end of this turn, whoever sends meanwhile
+	c.mu.Unlock()
+	c.decode()
+	c.flush()
 }
 
 // decode takes as many frames as are whole, or as there is time for.

@@ -27,8 +27,8 @@ func (c *conn) path(now time.Duration) heartbeat.Path {
 // knows the first.
 func (c *conn) pathOf(ti TCPInfo, now time.Duration) heartbeat.Path {
 	p := pathIn(ti)
-	c.advance(now)
-	if p.Outstanding = uint64(c.inKernel()); p.Outstanding > 0 {
+	taken := c.advance(now)
+	if p.Outstanding = c.bytesOut - taken - min(c.bytesOut-taken, uint64(c.outbound())); p.Outstanding > 0 {
 		p.Still = now - c.movedAt
 	}
 	if c.pathWatched {

@@ -71,7 +71,7 @@ func (c *conn) unproven(now, late, timeout time.Duration) time.Duration {
 }
 
 // askAhead has a Ping asked shortly before a deadline that is left away, so that at the deadline its
-// acknowledgement reports whether the path still takes what we send. It returns the time to the next
+// acknowledgement tells whether the path still takes what we send. It returns the time to the next
 // look.
 func (c *conn) askAhead(now, left, timeout time.Duration) time.Duration {
 	if !c.tcp || left <= 0 {
@@ -89,8 +89,8 @@ func (c *conn) askAhead(now, left, timeout time.Duration) time.Duration {
 
 // askReady returns what is left of the handshake deadline. A client that only receives is given
 // something to answer, a Ping, at half of it at the latest, and a quarter of it to answer in: also
-// when the loop was away meanwhile. A Ping held up behind output that the peer does not take delays the end to twice the
-// deadline at most.
+// when the loop was away meanwhile. While a Ping is held up behind output, the end waits for at most one and
+// a half times the deadline from the last time that the peer had taken 32 KiB of it.
 func (c *conn) askReady(now time.Duration) time.Duration {
 	timeout := c.srv.cfg.HandshakeTimeout
 	left := c.openedAt + timeout - now

@@ -214,7 +214,7 @@ func whoeverIsReached(t testing.TB, o outcome) {
 func playEach(t *busy.T, all []multitude) {
 	lab, err := netlab.New(0)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no network to break: %v", err)
 	}
 	require.NoError(t, lab.Close())
 	var playing sync.WaitGroup
@@ -392,7 +392,7 @@ func testPathMassOutage(t *busy.T) {
 	const each = 400
 	lab, err := netlab.New(1)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no network to break: %v", err)
 	}
 	t.Cleanup(func() { require.NoError(t, lab.Close()) })
 	h := newRecorder()

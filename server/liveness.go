@@ -224,10 +224,8 @@ func (c *conn) lookSilence(now time.Duration, last heartbeat.Tick) time.Duration
 
 // evidence is what the loop knows of the session's silence.
 func (c *conn) evidence(now time.Duration, last heartbeat.Tick) heartbeat.Evidence {
-	tick := c.srv.cfg.Tick
-	silence := now%tick + time.Duration(c.srv.tickAt(now).Sub(last)-1)*tick
 	e := heartbeat.Evidence{
-		Policy: *c.policy, Silence: max(silence, 0), Grain: tick,
+		Policy: *c.policy, Silence: c.since(last, now), Grain: c.srv.cfg.Tick,
 		Pings: c.pings, PingAge: now - c.pinged[0].at, LastPing: now - c.lastPing,
 		Suspected: c.suspected, RTT: c.session.RTT(), Seed: uint32(c.session.id),
 	}

@@ -15,8 +15,8 @@ const (
 	logKinds  = 64               // kinds that are told apart; the library has fewer
 )
 
-// logLimiter is a slog.Handler that passes a few lines of each kind on, and later tells how many it has held back. A
-// Logger that panics loses its line, and nothing else.
+// logLimiter is a slog.Handler that passes a few lines of each kind on, and later tells how many it has
+// held back. A Logger that panics loses its line, and nothing else.
 type logLimiter struct {
 	slog.Handler
 	*logState
@@ -25,9 +25,10 @@ type logLimiter struct {
 type logState struct {
 	window time.Duration
 
-	mu     sync.Mutex
-	kinds  map[string]*logKind
-	closed bool
+	mu      sync.Mutex
+	kinds   map[string]*logKind
+	closed  bool
+	telling sync.WaitGroup // a report that is due, until it has been written
 }
 
 type logKind struct {
@@ -91,7 +92,11 @@ func (h *logLimiter) pass(r slog.Record) bool {
 	k.held++
 	k.last = r
 	if k.report == nil && !h.closed {
-		k.report = time.AfterFunc(k.began.Add(h.window).Sub(now), func() { h.tell(k) })
+		h.telling.Add(1)
+		k.report = time.AfterFunc(k.began.Add(h.window).Sub(now), func() {
+			defer h.telling.Done()
+			h.tell(k)
+		})
 	}
 	return false
 }
@@ -100,8 +105,8 @@ func (h *logLimiter) pass(r slog.Record) bool {
 func (h *logLimiter) tell(k *logKind) {
 	h.mu.Lock()
 	held, r := k.held, k.last
-	if k.report != nil {
-		k.report.Stop()
+	if k.report != nil && k.report.Stop() {
+		h.telling.Done()
 	}
 	k.held, k.last, k.report = 0, slog.Record{}, nil
 	k.began, k.lines = time.Now(), 0
@@ -113,7 +118,8 @@ func (h *logLimiter) tell(k *logKind) {
 	}
 }
 
-// close tells what is still held back. What comes later is limited all the same, and never told of.
+// close tells what is still held back, and waits for the Logger to have written it: the Logger may be
+// closed next. What comes later is limited all the same, and never told of.
 func (h *logLimiter) close() {
 	h.mu.Lock()
 	h.closed = true
@@ -127,6 +133,7 @@ func (h *logLimiter) close() {
 	for _, k := range all {
 		h.tell(k)
 	}
+	h.telling.Wait()
 }
 
 // WithAttrs implements slog.Handler.

@@ -23,7 +23,7 @@ func far(t testing.TB, h *recorder, cfg server.Config) (*server.Server, *netlab.
 	t.Helper()
 	lab, err := netlab.New(1)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no network to break: %v", err)
 	}
 	t.Cleanup(func() { require.NoError(t, lab.Close()) })
 	ln, err := lab.Listen(0)

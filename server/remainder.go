@@ -110,11 +110,7 @@ func (c *conn) goOn() {
 	l := c.loop
 	l.beginTurn()
 	if c.phase == open && !c.sealed.Load() {
-		c.mu.Lock()
-		c.dirty = true
-		c.mu.Unlock()
-		c.decode()
-		c.flush()
+		c.decodeAndFlush()
 	}
 	c.finishIfEnded()
 	if c.phase > open {

@@ -55,7 +55,7 @@ func TestRemoteAddrKeepsItsZone(t *testing.T) {
 	t.Parallel()
 	lab, err := netlab.New(0)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("no network to break: %v", err)
 	}
 	defer func() { require.NoError(t, lab.Close()) }()
 	ip := lab.ServerCommand("ip", "-batch", "-")

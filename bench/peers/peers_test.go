@@ -33,7 +33,7 @@ func TestEcho(t *testing.T) {
 			}
 			s, err := p.server(t.TempDir())
 			if err != nil && p.build != nil {
-				t.Skip(err)
+				t.Skipf("it cannot be built: %v", err)
 			}
 			require.NoError(t, err)
 			server, err := rig.Start(s)

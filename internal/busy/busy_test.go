@@ -76,6 +76,24 @@ func first(t *T, f func()) {
 	}
 }
 
+// A test that waits for others measures nothing meanwhile, which would disturb them.
+func TestNothingIsMeasuredWhileParallelWaits(t *testing.T) {
+	a := newT(t)
+	before := a.watch
+	a.parallel = func() {
+		select {
+		case <-before.done:
+		default:
+			t.Error("a watch goes on")
+		}
+		time.Sleep(4 * Doze)
+	}
+	waits := time.Now()
+	a.Parallel()
+	defer a.watch.Stop()
+	assert.False(t, a.watch.loads[0].at.Before(waits.Add(4*Doze)), "what was before is not part of it")
+}
+
 // TestScene is the one that the environment names, in a process that TestTry starts.
 func TestScene(t *testing.T) {
 	if scene, ok := scenes[os.Getenv("BUSY_SCENE")]; ok {

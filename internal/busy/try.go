@@ -72,7 +72,7 @@ func (t *T) run(body func(*T)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer t.watch.Stop()
+		defer func() { t.watch.Stop() }() // Parallel begins another
 		defer t.cleanup()
 		defer t.cancel()
 		body(t)
@@ -95,10 +95,13 @@ func (t *T) cleanup() {
 	f()
 }
 
-// Parallel is that of [testing.T]; in a further attempt it does nothing.
+// Parallel is that of [testing.T]; in a further attempt it does nothing. It is called before anything is
+// measured: what the machine does while others run tells nothing of t, and measuring it would disturb
+// them.
 func (t *T) Parallel() {
+	t.watch.Stop()
 	t.parallel()
-	t.begun = time.Now()
+	t.watch, t.begun = Start(), time.Now()
 }
 
 // Cleanup has f called at the end of the attempt.
