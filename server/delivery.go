@@ -92,13 +92,18 @@ func firstRTO(ti TCPInfo) time.Duration {
 // advance notes what has been acknowledged, and which Pings with it, and returns it.
 func (c *conn) advance(now time.Duration) (taken uint64) {
 	taken = c.acknowledged()
+	stood := c.movedAt
 	if taken > c.delivered {
 		c.delivered, c.movedAt = taken, c.movedWhen(now)
 		c.session.pathStuck = false
 	}
 	if c.asking != &nobodyAsked {
 		for i := range c.pinged[:min(c.pings, len(c.pinged))] {
-			if p := &c.pinged[i]; p.arrived == 0 && taken >= p.end {
+			p := &c.pinged[i]
+			if p.arrived == 0 {
+				p.stood = max(p.stood, c.movedAt-max(stood, p.at))
+			}
+			if p.arrived == 0 && taken >= p.end {
 				p.arrived = max(p.at, c.movedAt)
 			}
 		}
@@ -126,7 +131,7 @@ func (c *conn) underWay(p heartbeat.Path, now, silence time.Duration) time.Durat
 	}
 	wait := max(c.srv.cfg.Tick, c.policy.Interval/8)
 	if asked := c.decisive(); asked.arrived != 0 {
-		inTime := silence-(now-asked.arrived) <= c.policy.Timeout
+		inTime := c.inTime(silence - (now - asked.arrived))
 		if c.answerMayCome(now, silence) && (inTime || c.maySpare(now, silence)) {
 			return wait
 		}
@@ -149,18 +154,26 @@ func (c *conn) underWay(p heartbeat.Path, now, silence time.Duration) time.Durat
 // answerMayCome reports whether the answer to the decisive Ping, which has arrived, may still wait for a
 // retransmission of the peer's own. Its tries are no further apart than the path was away: as long as
 // the Ping needed to arrive, and if that was long, perhaps as long as the peer had been silent then.
-// A Ping that arrives after Timeout has met loss and no outage: in an outage the path is found dead
-// at Timeout.
+// A Ping that arrives after Timeout, while other things did all the time, has met loss and no outage.
 func (c *conn) answerMayCome(now, silence time.Duration) bool {
 	asked, ti := c.decisive(), c.lastSample()
+	if asked.arrived == 0 {
+		return false
+	}
 	away, since := asked.arrived-asked.at, now-asked.arrived
 	switch {
-	case silence-since > c.policy.Timeout:
+	case asked.stood < heartbeat.PatienceMax && !c.inTime(silence-since):
 		away = min(away, pathIn(ti).Patience())
 	case away >= heartbeat.PatienceMax:
 		away = silence - since + 2*firstRTO(ti)
 	}
 	return since < away
+}
+
+// inTime reports whether a Ping that arrived at this silence had done so before Timeout, as far as is
+// known: only a look tells, and it may be two ticks late.
+func (c *conn) inTime(silence time.Duration) bool {
+	return silence <= c.policy.Timeout+2*c.srv.cfg.Tick
 }
 
 // maySpare reports whether a path that held our Pings up still saves a silent peer: until it has been
@@ -181,12 +194,12 @@ func (c *conn) decisive() pinged {
 }
 
 // silentReason says which silence it is that has lasted for too long. arrived: the decisive Ping has
-// been acknowledged, long enough ago for an answer.
-func silentReason(p heartbeat.Path, arrived bool) Reason {
+// been acknowledged; mayCome: but the answer to it may still be on its way.
+func silentReason(p heartbeat.Path, arrived, mayCome bool) Reason {
 	switch {
 	case !p.Known:
 		return HeartbeatLost
-	case arrived:
+	case arrived && !mayCome:
 		return PeerFrozen // its kernel took what its process has not answered
 	}
 	switch p.Delivery() {
@@ -195,7 +208,7 @@ func silentReason(p heartbeat.Path, arrived bool) Reason {
 	case heartbeat.WindowClosed:
 		return PeerFrozen
 	case heartbeat.Delivering:
-		if p.Outstanding == 0 {
+		if p.Outstanding == 0 && !mayCome {
 			return PeerFrozen
 		}
 	}

@@ -65,6 +65,7 @@ type pinged struct {
 	at      time.Duration
 	end     uint64        // bytesOut up to it
 	arrived time.Duration // when it was acknowledged, as far as is known; 0: not yet
+	stood   time.Duration // the longest time meanwhile in which nothing was acknowledged
 }
 
 // heard notes a sign of life in tick now. Only inbound bytes count.
@@ -284,7 +285,7 @@ func (c *conn) convict(e heartbeat.Evidence) {
 	}
 	now, sent := c.srv.elapsed(), c.decisive()
 	p := c.path(now)
-	reason := silentReason(p, sent.arrived != 0 && !c.answerMayCome(now, e.Silence))
+	reason := silentReason(p, sent.arrived != 0, c.answerMayCome(now, e.Silence))
 	if reason == PeerFrozen && !c.session.ponged {
 		asked += "; it has never answered a Ping"
 	}
