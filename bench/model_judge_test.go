@@ -210,6 +210,7 @@ func (d *director) judge(p *peer) {
 	case p.end.Reason == server.HeartbeatLost && slices.Contains(p.act.told, server.PathDead) &&
 		d.heldUp(p.proc, p.actedAt, p.endAt) >= 200*time.Millisecond:
 		// Who looked seldom cannot know: it is not blamed.
+	case d.mayBeStill(p):
 	case !slices.Contains(p.act.told, p.end.Reason):
 		d.fail(p, "the truth is %s", p.act.truth())
 	case p.endAt.Before(p.orderedAt):
@@ -219,7 +220,7 @@ func (d *director) judge(p *peer) {
 	if age := p.endAt.Sub(p.openedAt); (r.Age - age).Abs() > d.limit(p, actSlack) {
 		d.fail(p, "the record's age, %v, is not %v", r.Age, age)
 	}
-	if p.end.Reason/100 == 2 {
+	if p.end.Reason/100 == 2 && !d.mayBeStill(p) {
 		d.judgeSilence(p)
 	}
 	switch p.end.Reason {
@@ -240,6 +241,16 @@ func (d *director) judge(p *peer) {
 			d.fail(p, "stalled too early")
 		}
 	}
+}
+
+// mayBeStill reports whether a client that was deaf was not called slow because its link, which stalls
+// now and then, had just taken nothing for more than two round trips: which of the two it is, nothing
+// tells when Config.BacklogMax is reached.
+func (d *director) mayBeStill(p *peer) bool {
+	ti := p.end.Record.TCP
+	return p.end.Reason == server.HeartbeatLost && slices.Contains(p.act.told, server.PeerSlow) &&
+		d.plan.legs[p.proc.leg].kind == slowLeg && ti.Unacked > 0 && ti.LastAckRecv > 2*ti.RTT &&
+		strings.Contains(p.end.Detail, "more than Config.BacklogMax")
 }
 
 // judgeSilence judges the record of one who was silent for too long.
