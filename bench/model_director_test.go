@@ -31,6 +31,7 @@ type director struct {
 	acting  map[*peer]bool
 	blocked [][]int     // by process: slots to be taken again when it can
 	cut     []bool      // by leg
+	broken  []time.Time // by leg: when it last was
 	stalled []time.Time // by leg: by then a stall has no effect any more
 	away    []lateness  // when loops were blocked, of all loops
 
@@ -381,7 +382,7 @@ func (d *director) strike(e deed) (at time.Time) {
 	var err error
 	switch {
 	case e.act.kind == toLeg:
-		d.cut[e.target] = true
+		d.cut[e.target], d.broken[e.target] = true, time.Now()
 		at, err = d.sever(e.act, e.target)
 	case e.act.name == "kill -9":
 		d.procs[e.target].dead = true
@@ -399,7 +400,7 @@ func (d *director) release(e deed) {
 	if e.act.kind == toLeg {
 		d.must(d.rejoin(e.act, e.target))
 		d.in(e.act.settles(), func() {
-			d.cut[e.target] = false
+			d.cut[e.target], d.broken[e.target] = false, time.Now()
 			for _, i := range d.plan.legs[e.target].procs {
 				d.unblock(i)
 			}

@@ -66,9 +66,18 @@ func (d *director) hear(l procLine) {
 	case "wrong":
 		d.fail(p, "%s", rest)
 	default: // failed
+		if p.slot >= 0 && p.act == nil && time.Since(d.broken[p.proc.leg]) < redialFor {
+			d.redials++
+			d.in(500*time.Millisecond, func() { d.retake(p.slot, p.proc.index) })
+			return
+		}
 		d.fail(p, "%s", l.text)
 	}
 }
+
+// redialFor is for how long after a path was whole again a dial over it may still fail: a link's carrier
+// and a neighbour's address come back behind whatever else the kernel has to do with its networks.
+const redialFor = 30 * time.Second
 
 func (d *director) scan(s string, into ...any) {
 	if n, err := fmt.Sscan(s, into...); err != nil {

@@ -27,6 +27,7 @@ type tally struct {
 	reasonOf     map[uint64]server.Reason // by session
 	suspicions   map[string]int           // by why
 	slowSuspects int                      // of those who are slow to answer
+	redials      int                      // made again, over paths that had been broken
 	heldSuspects int                      // of those whom the machine kept from answering
 	skipped      int                      // deeds to which the machine did not get in time
 	failures     int
@@ -144,8 +145,8 @@ func (d *director) report(took, busy time.Duration) {
 		fmt.Printf(" %d x%d", uint16(r), st.Reasons[r])
 	}
 	fmt.Println()
-	fmt.Printf("suspicions: %v; of slow or lazy clients to whom nothing was done %d, of clients held up by the machine %d; grace rounds: %d\n",
-		d.suspicions, d.slowSuspects, d.heldSuspects, st.GraceRounds)
+	fmt.Printf("suspicions: %v; of slow or lazy clients to whom nothing was done %d, of clients held up by the machine %d; grace rounds: %d; dials made again after a broken path: %d\n",
+		d.suspicions, d.slowSuspects, d.heldSuspects, st.GraceRounds, d.redials)
 	fmt.Printf("machine: %.2f of %d cores busy; this process was held up %v in %v; deeds left out because the machine was late: %d of %d; failures: %d\n",
 		busy.Seconds()/took.Seconds(), runtime.NumCPU(), d.held.total().Round(time.Millisecond), took.Round(time.Second), d.skipped, len(d.plan.deeds), d.failures)
 }

@@ -56,7 +56,7 @@ func testModel(t *busy.T) {
 	p := newPlan(seed, sessions, *modelLength, lab != nil)
 	p.introduce()
 	d := &director{plan: p, slots: make([]*peer, len(p.traits)), peers: map[int]*peer{}, acting: map[*peer]bool{},
-		blocked: make([][]int, len(p.procs)), cut: make([]bool, len(p.legs)), stalled: make([]time.Time, len(p.legs)), lates: make([][]lateness, len(p.procs)+1),
+		blocked: make([][]int, len(p.procs)), cut: make([]bool, len(p.legs)), broken: make([]time.Time, len(p.legs)), stalled: make([]time.Time, len(p.legs)), lates: make([][]lateness, len(p.procs)+1),
 		calling: map[netip.AddrPort][]*peer{}, arrived: map[netip.AddrPort][]telling{}, early: map[*server.Session][]telling{},
 		sessions: map[*server.Session]*peer{}, held: watchHeldUp(), tally: newTally()}
 	defer d.held.stop()

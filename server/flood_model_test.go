@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -19,6 +20,7 @@ type meterWorld struct {
 	c   *conn
 }
 
+// newMeterWorld is called in a bubble, in which the clock goes on when the test says so.
 func newMeterWorld(t testing.TB, tick time.Duration, r Rate) *meterWorld {
 	t.Helper()
 	srv, err := New(Base{}, Config{Loops: 1, Tick: tick, Rate: r})
@@ -58,7 +60,9 @@ func (w *meterWorld) read(frames, size int) (flooded bool) {
 
 // Who keeps to a rate is never ended, whenever the loop comes to read what has arrived, and who sends
 // a third more is, after what a burst and the loop's not knowing allow.
-func TestRateModel(t *testing.T) {
+func TestRateModel(t *testing.T) { synctest.Test(t, testRateModel) }
+
+func testRateModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	proved := 0
@@ -112,7 +116,9 @@ func TestRateModel(t *testing.T) {
 }
 
 // After an hour of silence no more than a burst, and what may have come evenly in a few ticks, is taken.
-func TestRateBurst(t *testing.T) {
+func TestRateBurst(t *testing.T) { synctest.Test(t, testRateBurst) }
+
+func testRateBurst(t *testing.T) {
 	w := newMeterWorld(t, 100*time.Millisecond, Rate{Messages: 100, MessageBurst: 30})
 	w.at(0, 0, 0)
 	require.False(t, w.read(30, 1))
@@ -123,7 +129,9 @@ func TestRateBurst(t *testing.T) {
 }
 
 // A loop that was away for three seconds finds three seconds' worth.
-func TestRateAway(t *testing.T) {
+func TestRateAway(t *testing.T) { synctest.Test(t, testRateAway) }
+
+func testRateAway(t *testing.T) {
 	for _, away := range []time.Duration{3 * time.Second, time.Hour} {
 		w := newMeterWorld(t, 100*time.Millisecond, Rate{Messages: 100, MessageBurst: 1})
 		w.at(time.Hour, time.Hour, 0)

@@ -42,6 +42,13 @@ func herd(args []string) {
 	var goodbyes atomic.Int64
 	clients := make([]*client, n)
 	slots := make(chan struct{}, 64) // dials at a time
+	beat := func(c *client) {
+		defer over.Done()
+		defer c.Close()
+		if goodbye, _ := c.beat(); goodbye != nil {
+			goodbyes.Add(1)
+		}
+	}
 	for i := range n {
 		connected.Add(1)
 		slots <- struct{}{}
@@ -55,19 +62,11 @@ func herd(args []string) {
 			}
 			_, _ = nc.Write(frame(codec.Ping, nil)) // ready at once
 			clients[i] = &client{nc, bufio.NewReaderSize(nc, 256)}
+			over.Add(1)
+			go beat(clients[i]) // a busy machine may take longer than a timeout for all the dials
 		}()
 	}
 	connected.Wait()
-	for _, c := range clients {
-		over.Add(1)
-		go func() {
-			defer over.Done()
-			defer c.Close()
-			if goodbye, _ := c.beat(); goodbye != nil {
-				goodbyes.Add(1)
-			}
-		}()
-	}
 	fmt.Println("ready")
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
