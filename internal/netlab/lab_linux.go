@@ -54,6 +54,11 @@ func (l *Lab) build(legs int) (err error) {
 			return fmt.Errorf("leg %d: %w", i, err)
 		}
 	}
+	for i, g := range l.legs {
+		if err := g.await(); err != nil {
+			return fmt.Errorf("leg %d: %w", i, err)
+		}
+	}
 	return nil
 }
 

@@ -89,6 +89,30 @@ func (g *Leg) build() (err error) {
 	return g.setForward(true)
 }
 
+// carrierPatience is how long a leg may take to carry anything. The kernel notices that a link has come
+// up only after whatever else waits for its lock on all networks.
+const carrierPatience = time.Minute
+
+// await returns when the leg carries packets both ways: nobody listens at that port, and says so.
+func (g *Leg) await() error {
+	d := net.Dialer{Timeout: time.Second, KeepAlive: -1}
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := g.client.in(func() error {
+			nc, err := d.Dial("tcp4", net.JoinHostPort(ServerAddr, "9"))
+			if err == nil {
+				_ = nc.Close()
+			}
+			return err
+		})
+		if err == nil || errors.Is(err, unix.ECONNREFUSED) {
+			return nil
+		}
+		if time.Since(begun) > carrierPatience {
+			return fmt.Errorf("netlab: it carries nothing after %v: %w", carrierPatience, err)
+		}
+	}
+}
+
 func (g *Leg) serverEnd() string { return toClient + strconv.Itoa(g.number) }
 
 func (g *Leg) setForward(on bool) error {
