@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -55,9 +56,10 @@ func herd(args []string) {
 		go func() {
 			defer connected.Done()
 			defer func() { <-slots }()
+			begun := time.Now()
 			nc, err := net.Dial("tcp", addr)
 			if err != nil {
-				fmt.Fprintln(os.Stderr, "herd:", err)
+				fmt.Fprintf(os.Stderr, "herd: dial %d, after %v: %v\n", i, time.Since(begun), err)
 				os.Exit(1)
 			}
 			_, _ = nc.Write(frame(codec.Ping, nil)) // ready at once

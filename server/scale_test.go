@@ -149,6 +149,11 @@ func testIdleServerSleeps(t *busy.T) {
 			h := newRecorder()
 			cfg := server.Config{Policy: policy, Tick: tick, Loops: 2, HandshakeTimeout: time.Hour}
 			srv := start(t, h, cfg)
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("tick %v, timeout %v: %v", tick, policy.Timeout, srv.Stats())
+				}
+			})
 			f := startHerd(t, srv.Addr(), sessions)
 			eventually(t, 10*time.Second, func() bool { return srv.Stats().Live == sessions }, "live")
 			settle := 200 * time.Millisecond
