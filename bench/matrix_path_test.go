@@ -78,6 +78,7 @@ func pullInMidFrame(m *matrix, c *cast) error {
 
 // pullAtOnce has all clients connect, and pulls the cable before they have said anything.
 func pullAtOnce(m *matrix, c *cast) error {
+	first := m.now().at
 	for rep := range *matrixReps {
 		g, tr, err := m.dialSession(c.leg, rep)
 		if err != nil {
@@ -96,7 +97,12 @@ func pullAtOnce(m *matrix, c *cast) error {
 			c.watching = append(c.watching, watched{plain: p})
 		}
 	}
-	return pull(m, c)
+	err := pull(m, c)
+	if took := m.now().at - first; took > matrixConfig.Policy.Interval/2 {
+		// by then its kernel has acknowledged two Pings, and it is frozen as well
+		c.slow = fmt.Sprintf("the cable was pulled %v after the first had come", took)
+	}
+	return err
 }
 
 // closeWindows has all clients read no more, into a small buffer.

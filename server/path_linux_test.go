@@ -191,7 +191,8 @@ func testFrozenOnALossyPath(t *busy.T) {
 	for range clients {
 		e := h.nextClose(t)
 		r := e.end.Record
-		if e.end.Reason != server.PeerFrozen && r.TCP.LastAckRecv > time.Second {
+		// two tries in a row, 0.2 and 0.4 s apart, are lost on such a path now and then
+		if e.end.Reason != server.PeerFrozen && r.TCP.LastAckRecv > 600*time.Millisecond {
 			blind++
 			continue
 		}
