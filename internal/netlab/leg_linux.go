@@ -95,16 +95,12 @@ const carrierPatience = time.Minute
 
 // await returns when the leg carries packets both ways: nobody listens at that port, and says so.
 func (g *Leg) await() error {
-	d := net.Dialer{Timeout: time.Second, KeepAlive: -1}
 	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		err := g.client.in(func() error {
-			nc, err := d.Dial("tcp4", net.JoinHostPort(ServerAddr, "9"))
-			if err == nil {
-				_ = nc.Close()
-			}
-			return err
-		})
-		if err == nil || errors.Is(err, unix.ECONNREFUSED) {
+		c, err := g.Dial(9)
+		if err == nil {
+			return c.Close()
+		}
+		if errors.Is(err, unix.ECONNREFUSED) {
 			return nil
 		}
 		if time.Since(begun) > carrierPatience {
