@@ -191,8 +191,7 @@ func testFrozenOnALossyPath(t *busy.T) {
 	for range clients {
 		e := h.nextClose(t)
 		r := e.end.Record
-		// two tries in a row, 0.2 and 0.4 s apart, are lost on such a path now and then
-		if e.end.Reason != server.PeerFrozen && r.TCP.LastAckRecv > 600*time.Millisecond {
+		if e.end.Reason != server.PeerFrozen && r.TCP.LastAckRecv > time.Second {
 			blind++
 			continue
 		}
